@@ -1,0 +1,232 @@
+"""The upper side of the sandwich: certified lower bounds on a network's margins over a threat.
+
+Everything here walks our own layer list for one example; batches are `jax.vmap`.  Two ways to bound a ReLU network:
+
+- *interval*: boxes carried forward; the first affine layer by the threat's support function, which is exact there;
+- *backward*: a linear lower bound carried from the margin back to the input, each unstable ReLU (l < 0 < u) replaced by
+  a pair of lines, the input term resolved by the support function: min over B of <w, x + delta> = <w, x> - h(-w).
+
+A `Method` says which of the two gives the pre-activation bounds, which the final bound, and which lower line a ReLU
+gets.  `METHODS` is the table; a new bound of this family is a new row.
+
+No row dominates another: for one unstable neuron with positive outgoing weight, `ibp` is exact and `coap` is not.
+Interval bounds tighten monotonically as the radius shrinks; the backward bounds need not.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from simulator.networks import Affine, Layer, Network, ReLU, contrast
+from simulator.threats import Threat
+
+
+class Method(eqx.Module):
+    """A row of the table of bounds."""
+
+    intermediates: str = eqx.field(static=True)
+    """Pre-activation bounds by "interval" or "backward" propagation."""
+    final: str = eqx.field(static=True)
+    """The margin by "interval" or "backward" propagation."""
+    slope: str = eqx.field(static=True, default="adaptive")
+    """The lower line of an unstable ReLU, a key of `LOWER_SLOPES`."""
+
+
+LOWER_SLOPES = {
+    "adaptive": lambda l, u: (u > -l).astype(l.dtype),  # 1 or 0, whichever leaves the smaller triangle
+    "same": lambda l, u: u / (u - l),  # parallel to the upper line: the Wong-Kolter dual
+    "zero": lambda l, u: jnp.zeros_like(l),
+}
+
+METHODS = {
+    "ibp": Method("interval", "interval"),
+    "crown-ibp": Method("interval", "backward", "adaptive"),
+    "crown": Method("backward", "backward", "adaptive"),
+    "coap": Method("backward", "backward", "same"),
+    "crown-zero": Method("backward", "backward", "zero"),
+    "crown-ibp-same": Method("interval", "backward", "same"),
+    "crown-ibp-zero": Method("interval", "backward", "zero"),
+}
+"""Bounds by name.  ibp: Gowal et al. (2018).  coap: Wong & Kolter (2018).  crown: Zhang et al. (2018).
+crown-ibp: Zhang et al. (2020).  The last three change only the lower line, to separate tightness from the rest."""
+
+
+class Box(eqx.Module):
+    """Elementwise bounds lower <= z <= upper, each [width]."""
+
+    lower: Float[Array, " width"]
+    upper: Float[Array, " width"]
+
+
+class Bound(eqx.Module):
+    """What a method proves about one example."""
+
+    lower: Float[Array, " K"]
+    """Lower bounds of logit[label] - logit[k] over x + B; 0 at k = label."""
+    worst: Float[Array, "K d"]
+    """The perturbation at which the linear bound attains its minimum (the dual vector's perturbation); for "ibp",
+    which has no linear bound, `threat.worst` of minus the gradient of the bound with respect to x."""
+    unstable: Float[Array, ""]
+    """The share of hidden neurons with l < 0 < u."""
+
+
+def _method(name: str) -> Method:
+    if name not in METHODS:
+        raise ValueError(f"there is no bound {name!r}; the bounds are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def _first_box(affine: Affine, threat: Threat, x: Float[Array, " d"]) -> Box:
+    """Exact bounds of the first affine layer: z - h(-w) and z + h(w) for each row w."""
+    z = affine(x)
+    return Box(z - jax.vmap(threat.support)(-affine.weight), z + jax.vmap(threat.support)(affine.weight))
+
+
+def _affine_box(affine: Affine, box: Box) -> Box:
+    middle, reach = (box.upper + box.lower) / 2, (box.upper - box.lower) / 2
+    centre, spread = affine(middle), jnp.abs(affine.weight) @ reach
+    return Box(centre - spread, centre + spread)
+
+
+def _interval_boxes(layers: tuple[Layer, ...], threat: Threat, x: Float[Array, " d"]) -> list[Box]:
+    """The box before every ReLU and, last, the box of the final affine layer."""
+    boxes = [_first_box(layers[0], threat, x)]
+    for affine in layers[2::2]:
+        before = boxes[-1]
+        boxes.append(_affine_box(affine, Box(jax.nn.relu(before.lower), jax.nn.relu(before.upper))))
+    return boxes
+
+
+def _relu_lines(box: Box, slope: str) -> tuple[Array, Array, Array]:
+    """Lower slope, upper slope and upper intercept of each ReLU; exact lines where the neuron is stable."""
+    unstable = (box.lower < 0) & (box.upper > 0)
+    # Where the neuron is stable the chord is not defined; -1, 1 stand in so that neither value nor gradient is NaN.
+    l, u = jnp.where(unstable, box.lower, -1), jnp.where(unstable, box.upper, 1)
+    active = (box.lower >= 0).astype(l.dtype)
+    chord = u / (u - l)
+    lower = jnp.where(unstable, LOWER_SLOPES[slope](l, u), active)
+    return lower, jnp.where(unstable, chord, active), jnp.where(unstable, -chord * l, 0)
+
+
+def _backward(
+    layers: tuple[Layer, ...], rows: Float[Array, "m out"], boxes: list[Box], slope: str
+) -> tuple[Float[Array, "m h"], Float[Array, " m"]]:
+    """(A, c) with rows @ layers(x') >= A @ (first affine layer)(x') + c wherever the boxes hold."""
+    constant = jnp.zeros(rows.shape[0], rows.dtype)
+    remaining = list(boxes)
+    for layer in reversed(layers[1:]):
+        if isinstance(layer, ReLU):
+            lower, upper, intercept = _relu_lines(remaining.pop(), slope)
+            positive, negative = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
+            constant = constant + negative @ intercept
+            rows = positive * lower[None] + negative * upper[None]
+        else:
+            constant = constant + rows @ layer.bias
+            rows = rows @ layer.weight
+    return rows, constant
+
+
+def _resolve(first: Affine, threat: Threat, x: Float[Array, " d"], rows: Float[Array, "m h"], constant) -> Array:
+    """min over x + B of rows @ first(x') + constant."""
+    return rows @ first(x) + constant - threat.support_through(first.weight, -rows)
+
+
+def _backward_boxes(layers: tuple[Layer, ...], threat: Threat, x: Float[Array, " d"], slope: str) -> list[Box]:
+    """The box before every ReLU, each by a backward pass over the layers below it."""
+    boxes = [_first_box(layers[0], threat, x)]
+    for end in range(2, len(layers) - 1, 2):
+        width = layers[end].bias.shape[0]
+        identity = jnp.eye(width, dtype=x.dtype)
+        rows = jnp.concatenate([identity, -identity])
+        both = _resolve(layers[0], threat, x, *_backward(layers[: end + 1], rows, boxes, slope))
+        boxes.append(Box(both[:width], -both[width:]))
+    return boxes
+
+
+def preactivations(network: Network, threat: Threat, x: Float[Array, " d"], method: str) -> list[Box]:
+    """The bounds the method uses before each ReLU, from the first hidden layer to the last (empty if linear).
+
+    Raises `ValueError` for an unknown method.
+    """
+    row = _method(method)
+    if len(network.layers) == 1:
+        return []
+    if row.intermediates == "interval":
+        return _interval_boxes(network.layers[:-1], threat, x)
+    return _backward_boxes(network.layers, threat, x, row.slope)
+
+
+def _merged(network: Network, rows: Float[Array, "m outputs"]) -> tuple[Layer, ...]:
+    """The layers with rows @ (last layer) in place of the last layer."""
+    last = network.layers[-1]
+    return (*network.layers[:-1], Affine(rows @ last.weight, rows @ last.bias))
+
+
+def _interval_lower(network: Network, threat: Threat, x, rows, merged: bool) -> Float[Array, " m"]:
+    if merged:
+        return _interval_boxes(_merged(network, rows), threat, x)[-1].lower
+    box = _interval_boxes(network.layers, threat, x)[-1]
+    return jnp.maximum(rows, 0) @ box.lower + jnp.minimum(rows, 0) @ box.upper
+
+
+def lower(
+    network: Network,
+    threat: Threat,
+    x: Float[Array, " d"],
+    rows: Float[Array, "m outputs"],
+    method: str,
+    merged: bool = True,
+) -> Float[Array, " m"]:
+    """Lower bounds over x + B of rows @ outputs, for any linear functions of the outputs (see `networks.contrast`)."""
+    row = _method(method)
+    if row.final == "interval":
+        return _interval_lower(network, threat, x, rows, merged)
+    boxes = preactivations(network, threat, x, method)
+    return _resolve(network.layers[0], threat, x, *_backward(network.layers, rows, boxes, row.slope))
+
+
+def _gradient_worst(network: Network, threat: Threat, x, rows, method: str, merged: bool) -> Float[Array, "m d"]:
+    _, pull = jax.vjp(lambda point: lower(network, threat, point, rows, method, merged), x)
+    gradients = jax.vmap(lambda one: pull(one)[0])(jnp.eye(rows.shape[0], dtype=x.dtype))
+    return jax.vmap(threat.worst)(-gradients)
+
+
+def margin(
+    network: Network,
+    threat: Threat,
+    x: Float[Array, " d"],
+    label: Int[Array, ""],
+    method: str = "coap",
+    merged: bool = True,
+) -> Bound:
+    """Certified lower bounds of logit[label] - logit[k], k = 0..K-1, over x + B: the one call everything uses.
+
+    `threat` is the set at this example (`threat.at(x, signal)` where it depends on it); `method` is a key of `METHODS`.
+    `merged=False` bounds the logits separately before subtracting, for "ibp" only: a looser bound than folding the
+    subtraction into the last layer.  Values and gradients with respect to weights, x and radius are finite everywhere.
+    Raises `ValueError` for an unknown method.
+
+    **Source:** Wong & Kolter (2018) for "coap"; Zhang et al. (2018, 2020) for "crown" and "crown-ibp"; Gowal et al.
+    (2018) for "ibp".
+    """
+    row = _method(method)
+    rows = contrast(network, label, jnp.arange(network.classes))
+    boxes = preactivations(network, threat, x, method)
+    if row.final == "interval":
+        bound = lower(network, threat, x, rows, method, merged)
+        worst = _gradient_worst(network, threat, x, rows, method, merged)
+    else:
+        first = network.layers[0]
+        slopes, constant = _backward(network.layers, rows, boxes, row.slope)
+        bound = _resolve(first, threat, x, slopes, constant)
+        worst = jax.vmap(threat.worst)(-slopes @ first.weight)
+    return Bound(bound, worst, unstable_share(boxes, x.dtype))
+
+
+def unstable_share(boxes: list[Box], dtype) -> Float[Array, ""]:
+    """The share of neurons with l < 0 < u; 0 for a linear network, which has none."""
+    if not boxes:
+        return jnp.zeros((), dtype)
+    unstable = jnp.concatenate([(box.lower < 0) & (box.upper > 0) for box in boxes])
+    return jnp.mean(unstable.astype(dtype))

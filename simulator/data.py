@@ -1,0 +1,141 @@
+"""Tasks with a known signal: where the data come from and which way the truth changes.
+
+A task is a pytree whose numbers (margin, noise, radii) are array leaves, so that a grid over them is one program, and
+whose dimension is static.  Every task offers
+
+- `sample(key, n) -> x [n, d], y [n]` with y in {-1, +1}, pure and keyed;
+- `signal(x, y) -> [d]`, the unit vector from `x` along the shortest path to the ground-truth boundary.
+
+Source of both tasks: De Bartolomeis, "Certified defences hurt generalisation" (master thesis behind the ICBINB 2022
+talk), sections 3.2 and 4.1.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+def _check_dim(dim: int) -> None:
+    if dim < 1:
+        raise ValueError(f"dim is {dim}, but data need at least one dimension: give dim >= 1")
+
+
+def _number(name: str):
+    """A converter to an array leaf; concrete values must be finite and non-negative."""
+
+    def convert(value):
+        if isinstance(value, (int, float, np.ndarray, np.number)):
+            if not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
+                raise ValueError(f"{name} is {value}, but must be finite and not negative")
+        return jnp.asarray(value, dtype=jnp.result_type(float) if isinstance(value, int) else None)
+
+    return convert
+
+
+def _labels(key: PRNGKeyArray, n: int) -> Int[Array, " n"]:
+    return 2 * jr.bernoulli(key, shape=(n,)).astype(jnp.int32) - 1
+
+
+class Task(eqx.Module):
+    """A distribution of labelled examples whose ground-truth boundary is known."""
+
+    dim: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+        """Draw n independent examples x [n, d] and labels y [n] in {-1, +1}, both classes equally likely."""
+
+    @abc.abstractmethod
+    def signal(self, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, " d"]:
+        """The unit vector from x along the shortest path to the ground-truth boundary, given the true label y."""
+
+
+class LinearlySeparable(Task):
+    r"""A noiseless signal along one direction, Gaussian noise in all others.
+
+    x = margin * y * s + noise * (I - s s^T) z with z ~ N(0, I_d); the truth is sign(<s, x>), its boundary the
+    hyperplane <s, x> = 0 at distance `margin` from every example, so the signal direction at (x, y) is -y s.
+
+    Fields: `margin` (gamma, in units of x), `noise` (sigma, in units of x), `direction` (s, a unit vector [d]).
+
+    **Source:** thesis section 3.2; the same law with r = 2 gamma in Clarysse et al. (2023), "Why adversarial training
+    can hurt robust accuracy".
+    """
+
+    dim: int = eqx.field(static=True)
+    margin: Float[Array, ""]
+    noise: Float[Array, ""]
+    direction: Float[Array, " d"]
+
+    def __init__(self, dim: int, margin=6.0, noise=1.0, direction=None):
+        """`direction` defaults to the first coordinate; any other must be a unit vector of length `dim`.
+
+        Raises `ValueError` if dim < 1, a number is negative or not finite, or `direction` has another length.
+        """
+        _check_dim(dim)
+        self.dim = dim
+        self.margin = _number("margin")(margin)
+        self.noise = _number("noise")(noise)
+        if direction is None:
+            direction = jnp.zeros(dim, self.margin.dtype).at[0].set(1)
+        if direction.shape != (dim,):
+            raise ValueError(f"direction has shape {direction.shape}, but dim is {dim}: give a unit vector [{dim}]")
+        self.direction = direction
+
+    def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+        label_key, noise_key = jr.split(key)
+        y = _labels(label_key, n)
+        s = self.direction
+        z = jr.normal(noise_key, (n, self.dim), s.dtype)
+        across = z - jnp.outer(z @ s, s)
+        return self.margin * jnp.outer(y.astype(s.dtype), s) + self.noise * across, y
+
+    def signal(self, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, " d"]:
+        return -y.astype(self.direction.dtype) * self.direction
+
+
+class ConcentricSpheres(Task):
+    r"""Two classes uniform on two concentric spheres; **y = +1 is the inner sphere** (the thesis' convention).
+
+    x = R_y z/|z| with z ~ N(0, I_d), R_{+1} = `inner` < R_{-1} = `outer`.  The truth is the sphere half way between,
+    so the signal direction at (x, y) is y x/|x|: outward from the inner sphere, inward from the outer one.
+
+    Fields: `inner` and `outer`, in units of x; `margin` = outer - inner (the papers' gamma).
+
+    **Source:** thesis section 3.2.1.  Paper 2306.06995 (appendix) uses the opposite labels.
+    """
+
+    dim: int = eqx.field(static=True)
+    inner: Float[Array, ""]
+    outer: Float[Array, ""]
+
+    def __init__(self, dim: int, inner=1.0, outer=12.0):
+        """Raises `ValueError` if dim < 1 or the radii are negative, not finite or not in order."""
+        _check_dim(dim)
+        self.dim = dim
+        self.inner = _number("inner")(inner)
+        self.outer = _number("outer")(outer)
+        concrete = not any(isinstance(radius, jax.core.Tracer) for radius in (self.inner, self.outer))
+        if concrete and not bool(jnp.all(self.inner < self.outer)):
+            raise ValueError(f"inner is {inner} and outer is {outer}: the inner radius must be the smaller one")
+
+    @property
+    def margin(self) -> Float[Array, ""]:
+        return self.outer - self.inner
+
+    def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+        label_key, place_key = jr.split(key)
+        y = _labels(label_key, n)
+        z = jr.normal(place_key, (n, self.dim), self.inner.dtype)
+        radius = jnp.where(y > 0, self.inner, self.outer)
+        return (radius / jnp.linalg.norm(z, axis=1))[:, None] * z, y
+
+    def signal(self, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, " d"]:
+        norm = jnp.linalg.norm(x)
+        # At the origin every direction is a shortest path; the zero vector says "undefined" to the alignment.
+        return jnp.where(norm > 0, y.astype(x.dtype) * x / jnp.where(norm > 0, norm, 1), jnp.zeros_like(x))

@@ -1,0 +1,115 @@
+"""The figure of the study `picture`: adversarial example, signal direction, learnt regions."""
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Circle
+
+from simulator.plots.style import INNER, OUTER, SIGNAL, TRUTH, look, styled
+
+_DIGITS = ("3", "8")
+
+
+def picture(result: xr.Dataset, published_curves=()) -> Figure:
+    """Top: an adversarial example on a digit.  Below, per task: the signal picture, then the regions per radius."""
+    del published_curves  # the talk's pictures are drawings, not data
+    tasks, radii, defences = result["task"].values, result["epsilon"].values, result["defence"].values
+    with styled():
+        figure = Figure(figsize=(3.1 * (len(defences) + 1), 3.0 + 3.2 * len(radii) * len(tasks)), layout="constrained")
+        parts = figure.subfigures(1 + len(tasks), 1, height_ratios=(2.6, *[3.1 * len(radii)] * len(tasks)))
+        _digit(parts[0], result)
+        for part, task in zip(parts[1:], tasks, strict=True):
+            axes = part.subplots(len(radii), len(defences) + 1, squeeze=False)
+            for row, radius in enumerate(radii):
+                _signal(axes[row, 0], result, task, float(radius))
+                for column, defence in enumerate(defences):
+                    _region(axes[row, column + 1], result, task, defence, float(radius))
+    return figure
+
+
+def _digit(part: SubFigure, result: xr.Dataset) -> None:
+    part.suptitle("An adversarial example: a small perturbation changes the prediction")
+    axes = part.subplots(1, 3)
+    image, delta, label = result["image"].values, result["image_delta"].values, int(result["image_label"])
+    reach, names = np.abs(delta).max(), []
+    for confidence in result["image_confidence"].values:
+        k = int(confidence.argmax())
+        names.append(f"predicted {_DIGITS[k]} ({confidence[k]:.0%})")
+    axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes[0].set_title(f"x: a {_DIGITS[label]}, {names[0]}")
+    axes[1].imshow(delta, cmap="RdBu_r", vmin=-reach, vmax=reach)
+    axes[1].set_title(f"δ, |δ|₂ = {np.linalg.norm(delta):.2f}")
+    axes[2].imshow(image + delta, cmap="gray", vmin=0, vmax=1)
+    axes[2].set_title(f"x + δ: {names[1]}")
+    for one in axes:
+        one.set_axis_off()
+
+
+def _frame(axes: Axes, result: xr.Dataset, task: str) -> None:
+    """Training points, ground truth and limits shared by every panel of a task."""
+    x, y = result[f"{task}_x"].values, result[f"{task}_y"].values
+    for sign, color, marker in ((1, INNER, "o"), (-1, OUTER, "s")):
+        axes.scatter(*x[y == sign].T, s=16, c=color, marker=marker, edgecolors="white", linewidths=0.5, zorder=3)
+    settings = _truth(result, task)
+    if task == "circles":
+        axes.add_patch(Circle((0, 0), settings, fill=False, linestyle=":", linewidth=2, color=TRUTH, zorder=2))
+    else:
+        axes.axvline(0, linestyle=":", linewidth=2, color=TRUTH, zorder=2)
+    reach = float(result["u"].max())
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    axes.grid(False)
+
+
+def _truth(result: xr.Dataset, task: str) -> float:
+    """Where the ground truth lies: the mean distance of the two classes from the centre, or from the line."""
+    x, y = result[f"{task}_x"].values, result[f"{task}_y"].values
+    size = np.linalg.norm(x, axis=1) if task == "circles" else x[:, 0]
+    return (size[y > 0].mean() + size[y < 0].mean()) / 2
+
+
+def _arrow(axes: Axes, start, vector, color: str, label: str, style: str = "-|>") -> None:
+    axes.annotate(
+        "", xy=np.add(start, vector), xytext=start, zorder=6,
+        arrowprops={"arrowstyle": style, "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0},
+    )  # fmt: skip
+    axes.plot([], [], color=color, linewidth=1.8, label=label)
+
+
+def _signal(axes: Axes, result: xr.Dataset, task: str, radius: float) -> None:
+    """The data, the signal direction at one sample, and the set of perturbations of magnitude epsilon around it."""
+    _frame(axes, result, task)
+    sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
+    axes.add_patch(Circle(sample, radius, facecolor="#BBBBBB", alpha=0.6, edgecolor="k", zorder=4))
+    axes.plot(*sample, "k.", ms=6, zorder=5)
+    _arrow(axes, sample, signal, SIGNAL, "signal direction a")
+    axes.plot([], [], "o", color="#BBBBBB", label="|δ| ≤ ε")
+    axes.plot([], [], ":", color=TRUTH, label="ground truth")
+    axes.set_title(f"{task}, ε = {radius:g}")
+    axes.legend(loc="lower left", fontsize=7, frameon=True, framealpha=0.9)
+
+
+def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: float) -> None:
+    """The learnt decision region of trial 0, with the attack and COAP's dual perturbation at the sample."""
+    chosen = result.sel(task=task, defence=defence, epsilon=radius, trial=0)
+    if str(chosen["status"].item()) != "ok":
+        axes.set_title(f"{look(defence).label}: {chosen['status'].item()}")
+        return
+    colors = (OUTER, INNER)
+    axes.contourf(chosen["u"], chosen["v"], chosen["margin_map"].values, levels=[-1e30, 0, 1e30], colors=colors, alpha=0.3)
+    _frame(axes, result, task)
+    sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
+    attack, dual = chosen["sample_attack"].values, chosen["sample_dual"].values
+    axes.add_patch(Circle(sample, radius, fill=False, linewidth=0.8, zorder=4))
+    _arrow(axes, sample, attack, look("adversarial").color, f"attack δ, cosine {_cosine(signal, attack)}")
+    _arrow(axes, sample, dual, look("coap").color, f"COAP dual δ, cosine {_cosine(signal, dual)}")
+    mean = result.sel(task=task, defence=defence, epsilon=radius)
+    ok = mean["status"] == "ok"
+    errors = [float(mean[name].where(ok).mean("trial")) for name in ("standard_error", "robust_error")]
+    axes.set_title(f"{look(defence).label}, ε = {radius:g}: standard {errors[0]:.2f}, robust {errors[1]:.2f}", fontsize=8.5)
+    axes.legend(loc="lower left", fontsize=7, frameon=True, framealpha=0.9)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> str:
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return f"{a @ b / norms:.2f}" if norms > 0 else "undefined"

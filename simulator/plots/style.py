@@ -1,0 +1,90 @@
+"""One look for every figure: a defence has the same colour, marker and name everywhere."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Look:
+    label: str
+    color: str
+    marker: str
+    dash: str | tuple
+
+
+# Colours of Okabe and Ito (2008), distinguishable with every common colour blindness; markers as in the talk.
+DEFENCES = {
+    "standard": Look("ST", "#555555", "s", (0, (1, 1))),
+    "adversarial": Look("AT", "#0072B2", "o", "-"),
+    "coap": Look("COAP", "#D55E00", "D", (0, (5, 1))),
+    "crown-ibp": Look("CROWN-IBP", "#E69F00", "X", (0, (3, 1, 1, 1))),
+    "ibp": Look("IBP", "#009E73", "^", (0, (5, 1, 1, 1, 1, 1))),
+}
+INNER, OUTER, SIGNAL, TRUTH = "#F0C419", "#1F3A6E", "#B2182B", "#000000"
+
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "figure.dpi": 100,
+    "font.size": 9.5,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "savefig.dpi": 150,
+    # Text stays text in SVG, and ids do not change from one run to the next.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "simulator",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The project's style, without touching the caller's."""
+    with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **_STYLE}):
+        yield
+
+
+def look(defence: str) -> Look:
+    return DEFENCES.get(defence, Look(defence, "#CC79A7", "P", "-"))
+
+
+def curve(axes: Axes, defence: str, x, mean, sem=None, markers: bool = True) -> None:
+    """A defence's mean with a band of +-1 standard error over trials."""
+    style = look(defence)
+    marker = style.marker if markers else ""
+    axes.plot(x, mean, color=style.color, marker=marker, linestyle=style.dash, label=style.label)
+    if sem is not None:
+        axes.fill_between(x, mean - sem, mean + sem, color=style.color, alpha=0.18, linewidth=0)
+
+
+def published(axes: Axes, defence: str, values: dict) -> None:
+    """Published values: open markers of the defence's shape, behind ours."""
+    style = look(defence)
+    axes.plot(
+        list(values), list(values.values()), style.marker, mfc="none", mec=style.color, alpha=0.75, ms=8, zorder=1.5
+    )
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids)."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with styled():
+        for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix[1:], metadata=metadata)
+            path = stem.with_suffix(suffix)
+            path.write_bytes(buffer.getvalue())
+            paths.append(path)
+    return paths

@@ -1,0 +1,61 @@
+"""The named studies, and how to run one: the only place where the domain and the harness meet."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from simulator.studies import alignment, picture, signal_directed
+from simulator.studies.running import Report, dry_run, published_table, run
+from simulator.studies.settings import Settings, SettingsError, override, setting
+from simulator.studies.study import SCALES, Published, Study, Verdict
+
+STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in (picture, alignment, signal_directed)}
+
+__all__ = [
+    "SCALES",
+    "STUDIES",
+    "Published",
+    "Report",
+    "Settings",
+    "SettingsError",
+    "Study",
+    "Verdict",
+    "dry_run",
+    "find",
+    "override",
+    "published_table",
+    "run",
+    "setting",
+]
+
+
+def find(name: str) -> Study:
+    """The study of that name, or the `Study` called NAME in a Python file given as `path/to/file.py:NAME`.
+
+    Raises `SettingsError` if there is none.
+    """
+    if name in STUDIES:
+        return STUDIES[name]
+    file, separator, attribute = name.rpartition(":")
+    if not separator:
+        raise SettingsError(
+            f"there is no study {name!r}; the studies are {', '.join(STUDIES)}, or give your own as path/to/file.py:name"
+        )
+    return _load(Path(file), attribute)
+
+
+def _load(file: Path, attribute: str) -> Study:
+    if not file.is_file():
+        raise SettingsError(f"there is no file {file}: give your study as path/to/file.py:name")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{file} is not a Python file: give your study as path/to/file.py:name")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    study = getattr(module, attribute, None)
+    if not isinstance(study, Study):
+        known = [name for name, value in vars(module).items() if isinstance(value, Study)]
+        raise SettingsError(f"{file} has no study {attribute!r}; the studies in it are {', '.join(known) or 'none'}")
+    return study

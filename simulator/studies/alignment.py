@@ -1,0 +1,284 @@
+"""The talk's last figure: cosine between perturbation and signal direction, and errors, against epochs."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import xarray as xr
+
+from simulator import attacks, metrics, networks, plots, sweep, train, trials
+from simulator.data import ConcentricSpheres, LinearlySeparable, Task
+from simulator.studies.defences import DEFENCES, loss_of
+from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
+from simulator.studies.study import Published, Study, Verdict
+from simulator.threats import L2
+
+TASKS = ("spheres", "linear")
+SELECTIONS = ("validation", "test")
+TRAINING_STEPS = 10
+"""Steps of the APGD attack in training and in the history, as in the thesis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings(Settings):
+    """Axes task, defence, epsilon, trial; the learning rate is selected per cell, by one rule for every defence."""
+
+    task: tuple[str, ...] = setting("data with a known signal direction", choices=TASKS)
+    defence: tuple[str, ...] = setting("ways to train", choices=DEFENCES)
+    spheres_epsilon: tuple[float, ...] = setting("l2 radii on the spheres, in training and evaluation", low=0)
+    linear_epsilon: tuple[float, ...] = setting("l2 radii on the linear data, in training and evaluation", low=0)
+    learning_rates: tuple[float, ...] = setting("candidates of which one is selected per cell", above=0)
+    selection: str = setting("sample the learning rate is selected on; 'test' is the papers' rule", choices=SELECTIONS)
+    momentum: float = setting("of SGD", low=0, high=0.999)
+    epochs: int = setting("full-batch epochs of training", low=1)
+    every: int = setting("epochs between two points of the history; divides epochs", low=1)
+    spheres_dim: int = setting("dimension of the spheres", low=2)
+    inner: float = setting("radius of the inner sphere (y = +1)", above=0)
+    outer: float = setting("radius of the outer sphere (y = -1)", above=0)
+    linear_dim: int = setting("dimension of the linear data", low=2)
+    margin: float = setting("gamma of the linear data: half the class separation", above=0)
+    noise: float = setting("sigma of the linear data", low=0)
+    n: int = setting("training examples", low=2)
+    width: int = setting("hidden neurons", low=1)
+    test: int = setting("test examples per trial, and validation examples", low=1)
+    history_test: int = setting("test examples behind each point of the history", low=1)
+    attack_steps: int = setting("steps of each attack of the final evaluation", low=1)
+    attack_starts: int = setting("starts of each attack of the final evaluation", low=1)
+    samples: int = setting("test examples whose alignments are kept one by one", low=1)
+
+    def check(self) -> None:
+        check_test_size("test", self.test)
+        check_test_size("history_test", self.history_test)
+        if self.epochs % self.every:
+            raise SettingsError(f"every is {self.every}, but must divide epochs = {self.epochs}")
+        if self.samples > self.test:
+            raise SettingsError(f"samples is {self.samples}, but there are only test = {self.test} examples to keep")
+        if self.inner >= self.outer:
+            raise SettingsError(f"inner is {self.inner} and outer is {self.outer}, but the inner radius must be smaller")
+
+    def epsilon_of(self, task: str) -> tuple[float, ...]:
+        return self.spheres_epsilon if task == "spheres" else self.linear_epsilon
+
+
+def _settings(**changes) -> AlignmentSettings:
+    """The published setting (thesis Fig 3.9 and appendix C.2), with what a scale changes."""
+    published = {
+        "task": TASKS,
+        "defence": DEFENCES,
+        "spheres_epsilon": (0.1, 1.0),
+        "linear_epsilon": (3.0, 5.0),
+        "learning_rates": (0.1, 0.01, 0.001),
+        "selection": "validation",
+        "momentum": 0.95,
+        "epochs": 300,
+        "every": 5,
+        "spheres_dim": 100,
+        "inner": 1.0,
+        "outer": 12.0,
+        "linear_dim": 1000,
+        "margin": 6.0,
+        "noise": 1.0,
+        "n": 50,
+        "width": 100,
+        "trials": 15,
+        "test": 10_000,
+        "history_test": 500,
+        "attack_steps": 100,
+        "attack_starts": 5,
+        "samples": 500,
+    }
+    return AlignmentSettings(**{**published, **changes})
+
+
+_SCALES = {
+    "smoke": _settings(
+        defence=("adversarial", "coap"),
+        learning_rates=(0.01, 0.001),
+        epochs=60,
+        every=20,
+        spheres_dim=20,
+        linear_dim=50,
+        width=20,
+        trials=2,
+        test=100,
+        history_test=50,
+        attack_steps=10,
+        attack_starts=1,
+        samples=50,
+    ),
+    "default": _settings(trials=3, every=10, test=500, history_test=100, attack_steps=20, attack_starts=2, samples=200),
+    "paper": _settings(),
+}
+
+
+def task_of(settings: AlignmentSettings, name: str) -> Task:
+    if name == "spheres":
+        return ConcentricSpheres(settings.spheres_dim, settings.inner, settings.outer)
+    return LinearlySeparable(settings.linear_dim, settings.margin, settings.noise)
+
+
+def grid(settings: AlignmentSettings) -> sweep.Grid:
+    epsilon = sorted({value for task in settings.task for value in settings.epsilon_of(task)})
+    history = ("train_loss", "standard_error", "robust_error", "unstable", *_ALIGNMENTS)
+    return sweep.Grid(
+        axes={"task": settings.task, "defence": settings.defence, "epsilon": tuple(epsilon)},
+        trials=settings.trials,
+        static=("task", "defence"),
+        wanted=lambda cell: cell["epsilon"] in settings.epsilon_of(cell["task"]),
+        dims={
+            **{f"{name}_history": ("epoch",) for name in history},
+            **{f"{name}_samples": ("sample",) for name in _ALIGNMENTS},
+        },
+        coords={
+            "epoch": train.recorded_epochs(settings.epochs, settings.every),
+            "sample": range(settings.samples),
+        },
+    )
+
+
+_ALIGNMENTS = tuple(f"alignment_{name}" for name in metrics.PERTURBATIONS)
+
+
+def _training_attack(network, threat, x, label):
+    # For two classes the margin has the direction of the cross-entropy, whose gradient underflows on confident points.
+    return attacks.apgd(network, threat, x, label, steps=TRAINING_STEPS, objective="margin")
+
+
+def _quick_attack(key, *example):
+    del key
+    return _training_attack(*example)
+
+
+def cell(settings: AlignmentSettings) -> sweep.Cell:
+    rates = jnp.array(settings.learning_rates)
+
+    def strong(key, *example):
+        return attacks.strongest(key, *example, steps=settings.attack_steps, count=settings.attack_starts)
+
+    def run(coords, key):
+        task, threat = task_of(settings, coords["task"]), L2(coords["epsilon"])
+        data_key, init_key, batch_key, validation_key, test_key, history_key = jr.split(key, 6)
+        x, y = task.sample(data_key, settings.n)
+        start = networks.mlp(init_key, task.dim, (settings.width,))
+        loss = loss_of(coords["defence"], _training_attack)
+
+        measure = _history(task, threat, x, y, *task.sample(history_key, settings.history_test))
+        signal = jax.vmap(task.signal)(x, y)
+
+        def candidate(rate):
+            recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs)
+            fit = train.fit(
+                batch_key, start, x, y, threat, loss, recipe, signal=signal, measure=measure, every=settings.every
+            )
+            held_out = test_key if settings.selection == "test" else validation_key
+            return fit, metrics.evaluate(held_out, fit.network, task, threat, _quick_attack, n=settings.test)
+
+        fits, scores = jax.lax.map(candidate, rates)
+        chosen = metrics.select(scores["robust_error"], scores["standard_error"])
+        best = jax.tree.map(lambda leaf: leaf[chosen], fits)
+        history = {"train_loss": best.history.pop("loss"), **best.history}
+        return {
+            **metrics.evaluate(
+                test_key, best.network, task, threat, strong, n=settings.test, samples=settings.samples
+            ),
+            **{f"{name}_history": value for name, value in history.items()},
+            "selected_learning_rate": rates[chosen],
+            "diverged": best.diverged,
+        }
+
+    return run
+
+
+def _history(task: Task, threat, x, y, test_x, test_y):
+    """What is recorded along training: alignments on the training set, as in the thesis; errors on test examples."""
+    both_x, both_y = jnp.concatenate([x, test_x]), jnp.concatenate([y, test_y])
+
+    def measure(network):
+        # The quick attack is deterministic: its key is not used.
+        values = metrics.examine_all(jr.key(0), network, task, threat, both_x, both_y, _quick_attack)
+        on_training = metrics.means({name: value[: len(x)] for name, value in values.items()})
+        on_test = metrics.means({name: value[len(x) :] for name, value in values.items()})
+        return {
+            **{name: on_training[name] for name in (*_ALIGNMENTS, "unstable")},
+            **{name: on_test[name] for name in ("standard_error", "robust_error")},
+        }
+
+    return measure
+
+
+def verdict(result: xr.Dataset) -> Verdict:
+    """Whether the gap between COAP and adversarial training needs a large radius, and follows the alignment in time."""
+    if "spheres" not in result["task"] or not {"coap", "adversarial"} <= set(result["defence"].values):
+        return Verdict(False, "needs the task spheres and the defences coap and adversarial; run them to test the claim")
+    spheres = result.sel(task="spheres")
+    radii = spheres["epsilon"].values[(spheres["status"] == "ok").any(("defence", "trial")).values]
+    if len(radii) < 2 or spheres["trial"].size < 2:
+        return Verdict(False, "needs a small and a large radius on the spheres and at least 2 trials to test the claim")
+    gap, sem = trials.paired_difference(spheres, "robust_error", defence=("coap", "adversarial"))
+    small, large = float(gap.sel(epsilon=radii[0])), float(gap.sel(epsilon=radii[-1]))
+    large_sem = float(sem.sel(epsilon=radii[-1]))
+    opens, aligned = _half_way(spheres.sel(epsilon=radii[-1]))
+    held = large > 2 * large_sem and small < large / 2 and aligned <= opens
+    sentence = (
+        f"on the spheres COAP minus adversarial robust error is {small:+.3f} at epsilon = {radii[0]:g} and "
+        f"{large:+.3f} (paired standard error {large_sem:.3f}, {spheres['trial'].size} trials) at {radii[-1]:g}; "
+        f"there the adversarial attack's alignment has made half its rise by epoch {aligned:.0f}, "
+        f"and the gap half of its own by epoch {opens:.0f}"
+    )
+    return Verdict(bool(held), sentence)
+
+
+def _half_way(spheres: xr.Dataset) -> tuple[float, float]:
+    """The epochs at which the robust-error gap and the alignment first reach half of their largest value or rise."""
+    gap, _ = trials.paired_difference(spheres, "robust_error_history", defence=("coap", "adversarial"))
+    mean, _, _ = trials.over_trials(spheres, "alignment_attack_history")
+    cosine = mean.sel(defence="adversarial")
+    rise = cosine - cosine[0]
+
+    def first(values: xr.DataArray) -> float:
+        return float(values["epoch"][int(np.argmax((values >= values.max() / 2).values))])
+
+    return first(gap), first(rise)
+
+
+def notes(settings: AlignmentSettings) -> dict[str, str]:
+    steps, starts = settings.attack_steps, settings.attack_starts
+    return {
+        "attack": f"final: apgd-ce + apgd-margin, {steps} steps, {starts} starts each, l2; "
+        f"training and history: apgd-margin, {TRAINING_STEPS} steps from the example",
+        "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
+        "selection": f"learning rate with the smallest robust error (ties: standard error) on a {settings.selection} "
+        f"sample of {settings.test}, per defence, radius and trial; last epoch",
+        "alignment_history": "alignments on the training examples, errors on test examples",
+        "interval": "standard error over trials; differences between defences are paired by trial",
+    }
+
+
+def _published(defence: str, variable: str, values: dict[float, float]) -> Published:
+    at = {"task": "spheres", "defence": defence, "epsilon": 1.0}
+    source = "De Bartolomeis, master thesis, Fig 3.9 (digitised; its radius is not printed, ours is 1)"
+    return Published(f"{variable}_history", at, "epoch", values, source)
+
+
+STUDY = Study(
+    name="alignment",
+    claim="COAP and adversarial training err alike until perturbations align with the signal; then COAP's robust error "
+    "stays behind, and only when the radius is large.",
+    scales=_SCALES,
+    grid=grid,
+    cell=cell,
+    figure=plots.alignment,
+    verdict=verdict,
+    notes=notes,
+    published=(
+        _published("adversarial", "alignment_attack", {0: 0.09, 88: 0.31, 160: 0.36, 298: 0.395}),
+        _published("coap", "alignment_attack", {0: 0.09, 75: 0.25, 300: 0.295}),
+        _published("adversarial", "standard_error", {0: 0.553, 22: 0.42, 72: 0.20, 115: 0.01, 300: 0.0}),
+        _published("coap", "standard_error", {0: 0.55, 75: 0.24, 170: 0.31, 250: 0.40, 300: 0.44}),
+        _published("adversarial", "robust_error", {0: 0.85, 70: 0.51, 105: 0.50, 140: 0.38, 203: 0.20, 279: 0.03}),
+        _published("coap", "robust_error", {0: 0.85, 65: 0.45, 100: 0.47, 135: 0.37, 200: 0.45, 300: 0.45}),
+    ),
+    core=True,
+)

@@ -1,0 +1,65 @@
+"""What a study is: a falsifiable claim, the grid that tests it, the published values, the figure and the verdict."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import xarray as xr
+from jaxtyping import PRNGKeyArray
+from matplotlib.figure import Figure
+
+from simulator import sweep
+from simulator.studies.settings import Settings
+
+SCALES = ("smoke", "default", "paper")
+"""smoke: seconds, for tests; default: what `reproduce` runs; paper: the published settings."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the data of a run support the study's claim, with the number that decides it."""
+
+    held: bool
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{'held' if self.held else 'not held'}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published curve, for comparison only: never an input of a run."""
+
+    variable: str
+    at: Mapping[str, Any]
+    """Where it lies in the study's grid, besides `along`."""
+    along: str
+    values: Mapping[float, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named experiment.  Define one in your own file and run it by `simulator run path/to/file.py:name`."""
+
+    name: str
+    claim: str
+    """One falsifiable sentence."""
+    scales: Mapping[str, Settings]
+    """Settings by scale; all three of `SCALES`."""
+    grid: Callable[[Any], sweep.Grid]
+    """Settings -> the axes and how to walk them."""
+    cell: Callable[[Any], sweep.Cell]
+    """Settings -> `cell(coords, key) -> {name: scalar or small array}`."""
+    figure: Callable[[xr.Dataset, Sequence], Figure]
+    """(result, published curves) -> figure."""
+    verdict: Callable[[xr.Dataset], Verdict]
+    notes: Callable[[Any], Mapping[str, str]] = lambda settings: {}
+    """How its numbers were obtained: attack, bounds, selection rule, interval; stored as attributes."""
+    published: tuple[Published, ...] = ()
+    exhibits: Callable[[Any, PRNGKeyArray], xr.Dataset] | None = None
+    """Variables that do not vary over the grid, such as the training points a figure draws."""
+    core: bool = False
+    """Whether `simulator reproduce` runs it without `--all`."""
+    numbers: int = field(default=1)
+    """Raise this whenever a change of the code changes the study's numbers: older stores are then refused."""

@@ -1,0 +1,239 @@
+"""Threats: sets of perturbations, each described by three operations.
+
+Attacks, bounds, exact losses and closed forms all go through `support`, `worst` and `project`, so every method works
+for every threat.  A set contains 0; it need be neither symmetric nor convex: `support` and `worst` are those of the
+convex hull, hence a bound certifies the hull, and `pieces` lists the convex members an attack has to enumerate
+(projected gradient steps onto a union get stuck on one member).
+
+The radius is an array leaf in the units of the data: sweep it inside one compiled program, or map over one radius per
+example.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+def _radius(value) -> Float[Array, "..."]:
+    if isinstance(value, (int, float, np.ndarray, np.number)):
+        if not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
+            raise ValueError(f"radius is {value}, but a threat needs a finite radius >= 0, in the units of the data")
+        return jnp.asarray(value, jnp.result_type(float) if isinstance(value, int) else None)
+    return value
+
+
+def _norm(w: Float[Array, " d"]) -> Float[Array, ""]:
+    """The Euclidean norm with gradient 0 (a subgradient) at 0."""
+    square = jnp.sum(w * w)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def _unit(w: Float[Array, " d"]) -> Float[Array, " d"]:
+    """w/|w|, and 0 at 0."""
+    norm = _norm(w)
+    return w / jnp.where(norm > 0, norm, 1)
+
+
+def _into_ball(delta: Float[Array, " d"], radius: Float[Array, ""]) -> Float[Array, " d"]:
+    norm = _norm(delta)
+    return jnp.where(norm > radius, delta * (radius / jnp.where(norm > radius, norm, 1)), delta)
+
+
+class Threat(eqx.Module):
+    """A set B of perturbations that contains 0; all vectors are [d], in the units of the data."""
+
+    radius: eqx.AbstractVar[Float[Array, "..."]]
+
+    @abc.abstractmethod
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        """h(w) = max of <w, delta> over the convex hull of B: for a ball, the radius times the dual norm of w."""
+
+    @abc.abstractmethod
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A member of B at which <w, delta> = h(w); the zero vector where w leaves it undefined (w = 0)."""
+
+    @abc.abstractmethod
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The member of B nearest to delta in the Euclidean norm (of a union, ties go to the lowest index)."""
+
+    def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "Threat":
+        """The set at one example; the same everywhere unless the set is tied to the example's signal direction."""
+        return self
+
+    def support_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
+        """h(weight^T row) for each row: the support of the image of B under `weight`.
+
+        A threat with few directions pushes those through `weight` instead of pulling every row back to d dimensions.
+        """
+        return jax.vmap(self.support)(rows @ weight)
+
+    def pieces(self) -> "Threat | None":
+        """The convex members of a union, stacked along a leading axis; None if the set is convex itself."""
+        return None
+
+    def _r(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self.radius.astype(w.dtype)
+
+
+class L2(Threat):
+    """The Euclidean ball |delta|_2 <= radius; h(w) = radius |w|_2."""
+
+    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * _norm(w)
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        return self._r(w) * _unit(w)
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        return _into_ball(delta, self._r(delta))
+
+
+class LInf(Threat):
+    """The box |delta|_inf <= radius; h(w) = radius |w|_1."""
+
+    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * jnp.sum(jnp.abs(w))
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        return self._r(w) * jnp.sign(w)
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        return jnp.clip(delta, -self._r(delta), self._r(delta))
+
+
+class L1(Threat):
+    """The cross-polytope |delta|_1 <= radius; h(w) = radius |w|_inf."""
+
+    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * jnp.max(jnp.abs(w))
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        largest = jnp.argmax(jnp.abs(w))
+        return jnp.zeros_like(w).at[largest].set(self._r(w) * jnp.sign(w[largest]))
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        # Soft threshold at the level that leaves the norm at the radius (Duchi et al., 2008, figure 1).
+        radius, size = self._r(delta), jnp.abs(delta)
+        descending = -jnp.sort(-size)
+        excess = (jnp.cumsum(descending) - radius) / jnp.arange(1, delta.size + 1, dtype=delta.dtype)
+        last = jnp.maximum(jnp.sum(descending > excess), 1) - 1
+        shrunk = jnp.sign(delta) * jnp.maximum(size - excess[last], 0)
+        return jnp.where(jnp.sum(size) > radius, shrunk, delta)
+
+
+class SignalDirected(Threat):
+    """The segment {beta s : |beta| <= radius}; h(w) = radius |<w, s>|.
+
+    Without a `direction` (a unit vector [d]) the segment lies along the signal direction of each example: call
+    `at(x, signal)` first.  **Source:** thesis section 4.1.
+    """
+
+    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    direction: Float[Array, "..."] | None = None
+
+    def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "SignalDirected":
+        return SignalDirected(self.radius, signal) if self.direction is None else self
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * jnp.abs(w @ _direction(self))
+
+    def support_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
+        return self._r(rows) * jnp.abs(rows @ (weight @ _direction(self)))
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        s = _direction(self)
+        return self._r(w) * jnp.sign(w @ s) * s
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        s = _direction(self)
+        return jnp.clip(delta @ s, -self._r(delta), self._r(delta)) * s
+
+
+class Orthogonal(Threat):
+    """The l2 ball in the complement of the signal, {|delta|_2 <= radius, <s, delta> = 0}: consistent perturbations.
+
+    h(w) = radius |w - <w, s> s|_2.  Without a `direction` the complement is that of each example's own signal
+    direction: call `at(x, signal)` first.  **Source:** Donhauser et al. (2021), arXiv 2108.02883, section 2.
+    """
+
+    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    direction: Float[Array, "..."] | None = None
+
+    def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "Orthogonal":
+        return Orthogonal(self.radius, signal) if self.direction is None else self
+
+    def _across(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        s = _direction(self)
+        return w - (w @ s) * s
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * _norm(self._across(w))
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        # Projected twice: when w is almost parallel to s, what is left after once is rounding, not orthogonal to s.
+        return self._r(w) * self._across(_unit(self._across(w)))
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        return _into_ball(self._across(delta), self._r(delta))
+
+
+class Segments(Threat):
+    """The union of k segments {beta u_j : |beta| <= radius} along orthonormal u_1..u_k; h(w) = radius max_j |<w, u_j>|.
+
+    `directions` is [k, d]; `Segments.random` draws them nested in k.  `support` is that of the hull (a rotated
+    cross-polytope), so a bound certifies more than the union.  **Source:** arXiv 2306.06995, section 3.
+    """
+
+    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    directions: Float[Array, "k d"]
+
+    @staticmethod
+    def random(key: PRNGKeyArray, dim: int, k: int, radius) -> "Segments":
+        """k uniformly random orthonormal directions; the first k-1 are those drawn for k-1 with the same key.
+
+        Raises `ValueError` unless 1 <= k <= dim.
+        """
+        if not 1 <= k <= dim:
+            raise ValueError(f"k is {k}, but there are between 1 and dim = {dim} orthonormal segments")
+        columns = jax.vmap(lambda j: jr.normal(jr.fold_in(key, j), (dim,)))(jnp.arange(k))
+        q, r = jnp.linalg.qr(columns.T)
+        return Segments(radius, (q * jnp.sign(jnp.diag(r))[None]).T)
+
+    def pieces(self) -> SignalDirected:
+        k = self.directions.shape[0]
+        return SignalDirected(jnp.broadcast_to(self.radius, (k,)), self.directions)
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * jnp.max(jnp.abs(self.directions @ w))
+
+    def support_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
+        return self._r(rows) * jnp.max(jnp.abs(rows @ (weight @ self.directions.T)), axis=1)
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        along = self.directions @ w
+        j = jnp.argmax(jnp.abs(along))
+        return self._r(w) * jnp.sign(along[j]) * self.directions[j]
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        along = self.directions @ delta
+        reach = jnp.clip(along, -self._r(delta), self._r(delta))
+        # |delta - p u|^2 = |delta|^2 - (2 p <delta, u> - p^2): the nearest member maximises the bracket.
+        j = jnp.argmax(2 * reach * along - reach**2)
+        return reach[j] * self.directions[j]
+
+
+def _direction(threat: SignalDirected | Orthogonal) -> Float[Array, " d"]:
+    if threat.direction is None:
+        raise ValueError(f"{type(threat).__name__} has no direction here: give one, or call at(x, signal) first")
+    return threat.direction

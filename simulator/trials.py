@@ -1,0 +1,42 @@
+"""Statistics over trials: the one place where cells that are not ok are left out."""
+
+import numpy as np
+import xarray as xr
+
+
+def over_trials(result: xr.Dataset, name: str) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Mean over trials of the ok cells, its standard error (NaN for fewer than 2), and how many trials entered."""
+    return _statistics(result[name].where(result["status"] == "ok"))
+
+
+def paired_difference(result: xr.Dataset, name: str, **pair: tuple) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean over trials of name[first] - name[second] along one axis, and its standard error.
+
+    `paired_difference(ds, "robust_error", defence=("coap", "adversarial"))`: the trials share data and initialisation,
+    so what is common to both cells of a trial cancels.  Trials in which either cell is not ok are left out.
+    """
+    ((axis, (first, second)),) = pair.items()
+    values = result[name].where(result["status"] == "ok")
+    mean, sem, _ = _statistics(values.sel({axis: first}, drop=True) - values.sel({axis: second}, drop=True))
+    return mean, sem
+
+
+def _statistics(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    count = values.notnull().sum("trial")
+    some = count.where(count > 0)
+    mean = values.sum("trial") / some
+    spread = ((values - mean) ** 2).sum("trial") / (count - 1).where(count > 1)
+    return mean, np.sqrt(spread / some), count
+
+
+def with_sem(result: xr.Dataset) -> xr.Dataset:
+    """Add `<name>_sem`, the standard error over trials, for every variable but `status` and `*_se_test`."""
+    names = [name for name in result.data_vars if "trial" in result[name].dims and name != "status"]
+    extra = {f"{name}_sem": over_trials(result, name)[1] for name in names if not name.endswith(("_se_test", "_sem"))}
+    return result.assign(extra)
+
+
+def count_by_status(result: xr.Dataset) -> dict[str, int]:
+    """How many cells have each status."""
+    names, counts = np.unique(result["status"].values.astype(str), return_counts=True)
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}
