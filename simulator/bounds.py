@@ -220,7 +220,7 @@ def margin(
         first = network.layers[0]
         slopes, constant = _backward(network.layers, rows, boxes, row.slope)
         bound = _resolve(first, threat, x, slopes, constant)
-        worst = jax.vmap(threat.worst)(-slopes @ first.weight)
+        worst = threat.worst_through(first.weight, -slopes)
     return Bound(bound, worst, unstable_share(boxes, x.dtype))
 
 

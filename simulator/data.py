@@ -29,9 +29,9 @@ def _number(name: str):
     """A converter to an array leaf; concrete values must be finite and non-negative."""
 
     def convert(value):
-        if isinstance(value, (int, float, np.ndarray, np.number)):
-            if not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
-                raise ValueError(f"{name} is {value}, but must be finite and not negative")
+        concrete = isinstance(value, (int, float, np.ndarray, np.number))
+        if concrete and not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
+            raise ValueError(f"{name} is {value}, but must be finite and not negative")
         return jnp.asarray(value, dtype=jnp.result_type(float) if isinstance(value, int) else None)
 
     return convert

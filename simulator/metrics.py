@@ -54,7 +54,12 @@ def _least(lower: Float[Array, " K"], label: Int[Array, ""]) -> tuple[Float[Arra
 
 
 def perturbations(
-    key: PRNGKeyArray, network: Network, threat: Threat, x: Float[Array, " d"], label: Int[Array, ""], attack: KeyedAttack
+    key: PRNGKeyArray,
+    network: Network,
+    threat: Threat,
+    x: Float[Array, " d"],
+    label: Int[Array, ""],
+    attack: KeyedAttack,
 ) -> tuple[dict[str, Float[Array, " d"]], Attack, bounds.Bound]:
     """The three measured perturbations at one example, with the attack and the COAP bound two of them come from."""
     found = attack(key, network, threat, x, label)

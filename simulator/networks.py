@@ -142,7 +142,8 @@ def mlp(
     dtype = jnp.result_type(float) if dtype is None else dtype
     keys = jr.split(key, len(sizes) - 1)
     pairs = [
-        _initial_affine(k, inner, outer, init, dtype) for k, inner, outer in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        _initial_affine(k, inner, outer, init, dtype)
+        for k, inner, outer in zip(keys, sizes[:-1], sizes[1:], strict=True)
     ]
     return from_weights(pairs)
 
@@ -153,7 +154,7 @@ def linear(key: PRNGKeyArray, dim: int, outputs: int = 1, init: str = "torch", d
 
 
 def one_neuron(theta: Float[Array, " d"], a: Float[Array, ""], b: Float[Array, ""]) -> Network:
-    """f(x) = a ReLU(<theta, x>) + b as a network with one output; freeze any part of it with `train.fit(trainable=...)`.
+    """f(x) = a ReLU(<theta, x>) + b as a network with one output; `train.fit(trainable=...)` freezes any part of it.
 
     **Source:** thesis section 4.2 (only theta_1 is trained there).
     """

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-IDENTITY = ("study", "settings", "seed", "numbers")
+IDENTITY = ("study", "settings", "seed", "numbers", "precision")
 """The attributes that decide whether two stores hold the same experiment."""
 
 LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "equinox", "xarray", "zarr")
@@ -28,13 +28,16 @@ class StoreError(Exception):
     """A store that cannot be used as asked, in one sentence."""
 
 
-def provenance(study: str, settings: Mapping[str, Any], seed: int, numbers: int, **extra: Any) -> dict[str, Any]:
+def provenance(
+    study: str, settings: Mapping[str, Any], seed: int, numbers: int, precision: str, **extra: Any
+) -> dict[str, Any]:
     """The attributes of a store: identity, versions, commit.  `numbers` is the version of the code's numbers."""
     return {
         "study": study,
         "settings": json.dumps(settings, sort_keys=True),
         "seed": seed,
         "numbers": numbers,
+        "precision": precision,
         "versions": json.dumps({name: version(name) for name in LIBRARIES}),
         "commit": _commit(),
         **extra,
@@ -46,7 +49,11 @@ def _commit() -> str:
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -70,7 +77,7 @@ def read(path: Path) -> xr.Dataset:
 
 
 def state(path: Path, wanted: Mapping[str, Any]) -> str:
-    """"absent", "partial" or "complete".  Raises `StoreError` if something else is there, saying what differs."""
+    """ "absent", "partial" or "complete".  Raises `StoreError` if something else is there, saying what differs."""
     if not path.exists():
         return "absent"
     try:
@@ -79,11 +86,12 @@ def state(path: Path, wanted: Mapping[str, Any]) -> str:
         raise StoreError(
             f"{path} exists but is not a result store: move it away, give another --out, or replace it by --overwrite"
         ) from error
-    differences = [_difference(key, attributes.get(key), wanted[key]) for key in IDENTITY if attributes.get(key) != wanted[key]]
+    differences = [
+        _difference(key, attributes.get(key), wanted[key]) for key in IDENTITY if attributes.get(key) != wanted[key]
+    ]
     if differences:
         raise StoreError(
-            f"{path} holds another run ({'; '.join(differences)}): "
-            "give another --out, or replace it by --overwrite"
+            f"{path} holds another run ({'; '.join(differences)}): give another --out, or replace it by --overwrite"
         )
     return "complete" if attributes.get("complete") else "partial"
 
@@ -96,13 +104,23 @@ def _difference(key: str, there: Any, here: Any) -> str:
     return "; ".join(f"{name} is {old.get(name)} there, {new.get(name)} here" for name in names)
 
 
-def create(path: Path, empty: xr.Dataset, attributes: Mapping[str, Any], static: tuple[str, ...], overwrite: bool) -> None:
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents.  Raises `StoreError` if that, or writing into it, is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the folder {folder} cannot be made ({error.strerror}): give another --out") from error
+    if not os.access(folder, os.W_OK):
+        raise StoreError(f"the folder {folder} is not writable: give another --out")
+
+
+def create(
+    path: Path, empty: xr.Dataset, attributes: Mapping[str, Any], static: tuple[str, ...], overwrite: bool
+) -> None:
     """Write the empty grid, one chunk per combination of static axes.  Raises `StoreError` if `path` is taken."""
     if path.exists() and not overwrite:
         raise StoreError(f"{path} exists already: give another --out, or replace it by --overwrite")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise StoreError(f"the folder {path.parent} is not writable: give another --out")
+    make_folder(path.parent)
     if path.is_dir():
         shutil.rmtree(path)
     elif path.exists():

@@ -194,7 +194,9 @@ def empty(grid: Grid, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> xr.Dataset
             continue
         dims = grid.dims.get(name, grid.shared_dims)
         if len(dims) != len(leaf.shape):
-            raise GridError(f"the cell returns {name!r} of shape {leaf.shape}: name its dimensions in dims (got {dims})")
+            raise GridError(
+                f"the cell returns {name!r} of shape {leaf.shape}: name its dimensions in dims (got {dims})"
+            )
         # A NaN marks the cells that are not ok, so whole numbers and booleans become floats.
         dtype = leaf.dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else np.float32
         variables[name] = ((*names, *dims), np.full((*sizes, *leaf.shape), np.nan, dtype))
@@ -209,7 +211,11 @@ def _coordinate(values: Sequence) -> np.ndarray:
 
 
 def run_block(
-    grid: Grid, program: Program, key: PRNGKeyArray, result: xr.Dataset, tick: Callable[[int], None] = lambda cells: None
+    grid: Grid,
+    program: Program,
+    key: PRNGKeyArray,
+    result: xr.Dataset,
+    tick: Callable[[int], None] = lambda cells: None,
 ) -> None:
     """Run one program and fill its cells of `result` in place; `tick(cells)` is called after each chunk.
 
@@ -243,14 +249,17 @@ def _placed(key, rows, inner):
     )
 
 
+def _row_index(grid: Grid, row: Coords, name: str) -> int:
+    """Where a row lies along an axis."""
+    return row["trial"] if name == "trial" else list(grid.axes[name]).index(row[name])
+
+
 def _fill(grid: Grid, result: xr.Dataset, row: Coords, values: dict | None, position: int) -> None:
-    index = tuple(
-        slice(None) if name == grid.inner else list(grid.axes[name]).index(row[name]) for name in grid.axes
-    ) + (row["trial"],)
+    index = tuple(slice(None) if name == grid.inner else _row_index(grid, row, name) for name in (*grid.axes, "trial"))
     if values is None:
         result["status"].values[index] = "failed"
         return
-    diverged = np.asarray(values.get("diverged", np.zeros(())))[position] if "diverged" in values else False
+    diverged = np.asarray(values["diverged"][position] if "diverged" in values else False)
     result["status"].values[index] = np.where(diverged, "diverged", "ok").astype(object)
     for name, value in values.items():
         if name != "diverged":

@@ -72,6 +72,10 @@ class Threat(eqx.Module):
         """
         return jax.vmap(self.support)(rows @ weight)
 
+    def worst_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, "m d"]:
+        """The `worst` of weight^T row for each row."""
+        return jax.vmap(self.worst)(rows @ weight)
+
     def pieces(self) -> "Threat | None":
         """The convex members of a union, stacked along a leading axis; None if the set is convex itself."""
         return None
@@ -150,6 +154,10 @@ class SignalDirected(Threat):
 
     def support_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
         return self._r(rows) * jnp.abs(rows @ (weight @ _direction(self)))
+
+    def worst_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, "m d"]:
+        s = _direction(self)
+        return jnp.outer(self._r(rows) * jnp.sign(rows @ (weight @ s)), s)
 
     def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
         s = _direction(self)

@@ -120,9 +120,10 @@ def fit(
     """Minimise the mean of `loss` over (x, y), from `network`, by `recipe`; pure, jit- and vmap-able.
 
     The key is consumed by the shuffling of minibatches alone.  `signal` holds each example's signal direction, which a
-    threat tied to it needs (`jax.vmap(task.signal)(x, y)`); without it the threat is used as it is.  `trainable` is a pytree like `network` whose entries
-    multiply every update (0 freezes a parameter).  `measure(network)` is recorded every `every` epochs (default: only
-    before and after training).  Raises `ValueError` if the batch exceeds n or `every` does not divide the epochs.
+    threat tied to it needs (`jax.vmap(task.signal)(x, y)`); without it the threat is used as it is.  `trainable` is a
+    pytree like `network` whose entries multiply every update (0 freezes a parameter).  `measure(network)` is recorded
+    every `every` epochs (default: only before and after training).  Raises `ValueError` if the batch exceeds n or
+    `every` does not divide the epochs.
     """
     n = x.shape[0]
     batch = recipe.batch or n

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from simulator.plots.style import curve, look, published, styled
-from simulator.trials import over_trials
+from simulator.trials import over_trials, paired_difference
 
 _PANELS = {
     "alignment_attack_history": "cosine of the attack\nwith the signal",
@@ -22,13 +22,17 @@ def alignment(result: xr.Dataset, published_curves=()) -> Figure:
     rows = {task: _radii(result.sel(task=task)) for task in tasks}
     with styled():
         figure = Figure(figsize=(15, 2.75 * sum(map(len, rows.values())) + 1.2), layout="constrained")
-        blocks = figure.subfigures(len(tasks), 1, squeeze=False, height_ratios=[len(rows[task]) for task in tasks])[:, 0]
+        blocks = figure.subfigures(len(tasks), 1, squeeze=False, height_ratios=[len(rows[task]) for task in tasks])[
+            :, 0
+        ]
         for block, task in zip(blocks, tasks, strict=True):
-            _block(block, result.sel(task=task), task, rows[task], [c for c in published_curves if c.at["task"] == task])
+            _block(
+                block, result.sel(task=task), task, rows[task], [c for c in published_curves if c.at["task"] == task]
+            )
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside upper center", ncols=len(labels),
-            title="Where perturbations align with the signal and the radius is large, certified training falls behind "
+            title="Perturbation against signal direction along training "
             "(bands: ± s.e. over trials; open markers: thesis Fig 3.9)",
         )  # fmt: skip
     return figure
@@ -40,7 +44,7 @@ def _radii(chosen: xr.Dataset) -> list[float]:
 
 
 def _block(block: SubFigure, chosen: xr.Dataset, task: str, radii: list[float], published_curves) -> None:
-    block.suptitle(f"{task}, l2 ball")
+    block.suptitle(f"{task}, l2 ball{_gaps(chosen, radii)}")
     axes = block.subplots(len(radii), 5, squeeze=False, sharex=False)
     for row, radius in enumerate(radii):
         here = chosen.sel(epsilon=radius)
@@ -51,6 +55,15 @@ def _block(block: SubFigure, chosen: xr.Dataset, task: str, radii: list[float], 
         axes[row, 0].set_ylabel(f"ε = {radius:g}", fontsize=12)
         _distribution(axes[row, 4], here)
         axes[row, 4].set_title("final cosine of the attack,\nsingle test examples" if row == 0 else "")
+
+
+def _gaps(chosen: xr.Dataset, radii: list[float]) -> str:
+    """The final gap in robust error between COAP and AT at each radius, in words."""
+    if not {"coap", "adversarial"} <= set(chosen["defence"].values):
+        return ""
+    gap, sem = paired_difference(chosen, "robust_error", defence=("coap", "adversarial"))
+    each = [f"{float(gap.sel(epsilon=r)):+.2f} ± {float(sem.sel(epsilon=r)):.2f} at ε = {r:g}" for r in radii]
+    return f": final robust error of COAP − AT is {', '.join(each)}"
 
 
 def _fits(one, variable: str, radius: float) -> bool:
@@ -86,6 +99,6 @@ def _distribution(axes: Axes, here: xr.Dataset) -> None:
                 values, positions=[position], widths=0.6, whis=(5, 95), showfliers=False, patch_artist=True,
                 boxprops={"facecolor": style.color, "alpha": 0.5}, medianprops={"color": "k"},
             )  # fmt: skip
-    axes.set_xticks(range(len(names)), [look(name).label for name in names], fontsize=7.5)
+    axes.set_xticks(range(len(names)), [look(name).label.replace("-", "-\n") for name in names], fontsize=7.5)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(-1.02, 1.02)

@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from simulator.plots.style import INNER, OUTER, SIGNAL, TRUTH, look, styled
@@ -17,8 +18,9 @@ def picture(result: xr.Dataset, published_curves=()) -> Figure:
     tasks, radii, defences = result["task"].values, result["epsilon"].values, result["defence"].values
     with styled():
         figure = Figure(figsize=(3.1 * (len(defences) + 1), 3.0 + 3.2 * len(radii) * len(tasks)), layout="constrained")
-        parts = figure.subfigures(1 + len(tasks), 1, height_ratios=(2.6, *[3.1 * len(radii)] * len(tasks)))
+        parts = figure.subfigures(1 + len(tasks), 1, height_ratios=(3.0, *[3.1 * len(radii)] * len(tasks)))
         _digit(parts[0], result)
+        parts[0].legend(handles=_key(), loc="lower center", ncols=6, fontsize=8)
         for part, task in zip(parts[1:], tasks, strict=True):
             axes = part.subplots(len(radii), len(defences) + 1, squeeze=False)
             for row, radius in enumerate(radii):
@@ -26,6 +28,21 @@ def picture(result: xr.Dataset, published_curves=()) -> Figure:
                 for column, defence in enumerate(defences):
                     _region(axes[row, column + 1], result, task, defence, float(radius))
     return figure
+
+
+def _key() -> list:
+    """What the signs of the lower panels mean."""
+    arrows = (
+        (SIGNAL, "signal direction a"),
+        (look("adversarial").color, "attack δ"),
+        (look("coap").color, "COAP dual δ"),
+    )
+    return [
+        Line2D([], [], color=INNER, marker="o", linestyle="", label="y = +1"),
+        Line2D([], [], color=OUTER, marker="s", linestyle="", label="y = −1"),
+        Line2D([], [], color=TRUTH, linestyle=":", label="ground truth"),
+        *(Line2D([], [], color=color, label=label) for color, label in arrows),
+    ]
 
 
 def _digit(part: SubFigure, result: xr.Dataset) -> None:
@@ -68,12 +85,9 @@ def _truth(result: xr.Dataset, task: str) -> float:
     return (size[y > 0].mean() + size[y < 0].mean()) / 2
 
 
-def _arrow(axes: Axes, start, vector, color: str, label: str, style: str = "-|>") -> None:
-    axes.annotate(
-        "", xy=np.add(start, vector), xytext=start, zorder=6,
-        arrowprops={"arrowstyle": style, "color": color, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0},
-    )  # fmt: skip
-    axes.plot([], [], color=color, linewidth=1.8, label=label)
+def _arrow(axes: Axes, start, vector, color: str, width: float = 1.8) -> None:
+    arrow = {"arrowstyle": "-|>", "color": color, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=np.add(start, vector), xytext=start, zorder=6, arrowprops=arrow)
 
 
 def _signal(axes: Axes, result: xr.Dataset, task: str, radius: float) -> None:
@@ -82,11 +96,8 @@ def _signal(axes: Axes, result: xr.Dataset, task: str, radius: float) -> None:
     sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
     axes.add_patch(Circle(sample, radius, facecolor="#BBBBBB", alpha=0.6, edgecolor="k", zorder=4))
     axes.plot(*sample, "k.", ms=6, zorder=5)
-    _arrow(axes, sample, signal, SIGNAL, "signal direction a")
-    axes.plot([], [], "o", color="#BBBBBB", label="|δ| ≤ ε")
-    axes.plot([], [], ":", color=TRUTH, label="ground truth")
+    _arrow(axes, sample, signal, SIGNAL)
     axes.set_title(f"{task}, ε = {radius:g}")
-    axes.legend(loc="lower left", fontsize=7, frameon=True, framealpha=0.9)
 
 
 def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: float) -> None:
@@ -96,17 +107,25 @@ def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: flo
         axes.set_title(f"{look(defence).label}: {chosen['status'].item()}")
         return
     colors = (OUTER, INNER)
-    axes.contourf(chosen["u"], chosen["v"], chosen["margin_map"].values, levels=[-1e30, 0, 1e30], colors=colors, alpha=0.3)
+    axes.contourf(
+        chosen["u"], chosen["v"], chosen["margin_map"].values, levels=[-1e30, 0, 1e30], colors=colors, alpha=0.3
+    )
     _frame(axes, result, task)
     sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
     attack, dual = chosen["sample_attack"].values, chosen["sample_dual"].values
     axes.add_patch(Circle(sample, radius, fill=False, linewidth=0.8, zorder=4))
-    _arrow(axes, sample, attack, look("adversarial").color, f"attack δ, cosine {_cosine(signal, attack)}")
-    _arrow(axes, sample, dual, look("coap").color, f"COAP dual δ, cosine {_cosine(signal, dual)}")
+    # The dual is drawn wider, below the attack, so that both show where they agree.
+    _arrow(axes, sample, dual, look("coap").color, width=4.0)
+    _arrow(axes, sample, attack, look("adversarial").color)
+    axes.set_xlabel(
+        f"cos(a, attack) = {_cosine(signal, attack)},  cos(a, COAP dual) = {_cosine(signal, dual)}", fontsize=8
+    )
     mean = result.sel(task=task, defence=defence, epsilon=radius)
     ok = mean["status"] == "ok"
     errors = [float(mean[name].where(ok).mean("trial")) for name in ("standard_error", "robust_error")]
-    axes.set_title(f"{look(defence).label}, ε = {radius:g}: standard {errors[0]:.2f}, robust {errors[1]:.2f}", fontsize=8.5)
+    axes.set_title(
+        f"{look(defence).label}, ε = {radius:g}: standard {errors[0]:.2f}, robust {errors[1]:.2f}", fontsize=8.5
+    )
     axes.legend(loc="lower left", fontsize=7, frameon=True, framealpha=0.9)
 
 

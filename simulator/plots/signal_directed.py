@@ -22,7 +22,9 @@ def signal_directed(result: xr.Dataset, published_curves=()) -> Figure:
             base = chosen.isel(batch=0, learning_rate=0, momentum=0, epoch=-1)
             for column, variable in enumerate(("standard_error", "robust_error")):
                 axes = figure.add_subplot(grid[index, column])
-                _errors(axes, base, variable, [c for c in published_curves if c.variable == variable and c.at["n"] == n])
+                _errors(
+                    axes, base, variable, [c for c in published_curves if c.variable == variable and c.at["n"] == n]
+                )
                 axes.set_title(f"{variable.replace('_', ' ')}, n = {n}")
             _map(figure, figure.add_subplot(grid[index, 2]), chosen, f"n = {n}")
         figure.axes[0].legend(loc="upper left", title="filled: measured ± s.e.\nopen: thesis Fig 4.1")
@@ -67,7 +69,9 @@ def _map(figure: Figure, axes: Axes, chosen: xr.Dataset, title: str) -> None:
         if np.isfinite(value):
             clear = abs(value) > 2 * sem.values[row, column]
             text = f"{value:+.2f}" if clear else f"({value:+.2f})"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="k" if abs(value) < 0.6 * limit else "w")
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=7, color="k" if abs(value) < 0.6 * limit else "w"
+            )
     axes.set_xticks(range(gap["epsilon"].size), [f"{value:g}" for value in gap["epsilon"].values])
     names = [f"{_batch(b)}, lr {lr:g}, m {m:g}, {e} ep" for b, lr, m, e in gap["recipe"].values]
     axes.set_yticks(range(len(names)), names, fontsize=7)

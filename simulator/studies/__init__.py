@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from simulator.studies import alignment, picture, signal_directed
-from simulator.studies.running import Report, dry_run, published_table, run
+from simulator.studies.gallery import comparison, draw, summary
+from simulator.studies.running import Report, cores, dry_run, run
 from simulator.studies.settings import Settings, SettingsError, override, setting
 from simulator.studies.study import SCALES, Published, Study, Verdict
 
@@ -20,12 +21,15 @@ __all__ = [
     "SettingsError",
     "Study",
     "Verdict",
+    "comparison",
+    "cores",
+    "draw",
     "dry_run",
     "find",
     "override",
-    "published_table",
     "run",
     "setting",
+    "summary",
 ]
 
 
@@ -39,7 +43,8 @@ def find(name: str) -> Study:
     file, separator, attribute = name.rpartition(":")
     if not separator:
         raise SettingsError(
-            f"there is no study {name!r}; the studies are {', '.join(STUDIES)}, or give your own as path/to/file.py:name"
+            f"there is no study {name!r}; the studies are {', '.join(STUDIES)}, "
+            "or give your own as path/to/file.py:name"
         )
     return _load(Path(file), attribute)
 

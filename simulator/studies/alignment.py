@@ -56,7 +56,9 @@ class AlignmentSettings(Settings):
         if self.samples > self.test:
             raise SettingsError(f"samples is {self.samples}, but there are only test = {self.test} examples to keep")
         if self.inner >= self.outer:
-            raise SettingsError(f"inner is {self.inner} and outer is {self.outer}, but the inner radius must be smaller")
+            raise SettingsError(
+                f"inner is {self.inner} and outer is {self.outer}, but the inner radius must be smaller"
+            )
 
     def epsilon_of(self, task: str) -> tuple[float, ...]:
         return self.spheres_epsilon if task == "spheres" else self.linear_epsilon
@@ -180,9 +182,7 @@ def cell(settings: AlignmentSettings) -> sweep.Cell:
         best = jax.tree.map(lambda leaf: leaf[chosen], fits)
         history = {"train_loss": best.history.pop("loss"), **best.history}
         return {
-            **metrics.evaluate(
-                test_key, best.network, task, threat, strong, n=settings.test, samples=settings.samples
-            ),
+            **metrics.evaluate(test_key, best.network, task, threat, strong, n=settings.test, samples=settings.samples),
             **{f"{name}_history": value for name, value in history.items()},
             "selected_learning_rate": rates[chosen],
             "diverged": best.diverged,
@@ -211,7 +211,9 @@ def _history(task: Task, threat, x, y, test_x, test_y):
 def verdict(result: xr.Dataset) -> Verdict:
     """Whether the gap between COAP and adversarial training needs a large radius, and follows the alignment in time."""
     if "spheres" not in result["task"] or not {"coap", "adversarial"} <= set(result["defence"].values):
-        return Verdict(False, "needs the task spheres and the defences coap and adversarial; run them to test the claim")
+        return Verdict(
+            False, "needs the task spheres and the defences coap and adversarial; run them to test the claim"
+        )
     spheres = result.sel(task="spheres")
     radii = spheres["epsilon"].values[(spheres["status"] == "ok").any(("defence", "trial")).values]
     if len(radii) < 2 or spheres["trial"].size < 2:

@@ -42,7 +42,9 @@ class PictureSettings(Settings):
     def check(self) -> None:
         check_test_size("test", self.test)
         if self.inner >= self.outer:
-            raise SettingsError(f"inner is {self.inner} and outer is {self.outer}, but the inner radius must be smaller")
+            raise SettingsError(
+                f"inner is {self.inner} and outer is {self.outer}, but the inner radius must be smaller"
+            )
 
     @property
     def reach(self) -> float:
@@ -127,7 +129,9 @@ def cell(settings: PictureSettings) -> sweep.Cell:
         found = metrics.evaluate(test_key, fit.network, task, threat, lambda _, *a: _attack(*a), n=settings.test)
         # The first example of the outer class (or the negative line) is the one the talk's picture perturbs.
         shown = jnp.argmax(y < 0)
-        dual = metrics.perturbations(test_key, fit.network, threat, x[shown], networks.label(y[shown]), lambda _, *a: _attack(*a))[0]
+        dual = metrics.perturbations(
+            test_key, fit.network, threat, x[shown], networks.label(y[shown]), lambda _, *a: _attack(*a)
+        )[0]
         return {
             **found,
             "margin_map": jax.vmap(lambda v: jax.vmap(lambda u: margin_at(u, v))(side))(side),
@@ -177,7 +181,9 @@ def _image_example(settings: PictureSettings, key: PRNGKeyArray) -> dict:
 def verdict(result: xr.Dataset) -> Verdict:
     """COAP against adversarial training on the circles, at the smallest and the largest radius."""
     if "circles" not in result["task"] or not {"coap", "adversarial"} <= set(result["defence"].values):
-        return Verdict(False, "needs the task circles and the defences coap and adversarial; run them to test the claim")
+        return Verdict(
+            False, "needs the task circles and the defences coap and adversarial; run them to test the claim"
+        )
     if result["epsilon"].size < 2 or result["trial"].size < 2:
         return Verdict(False, "needs two radii and at least 2 trials to test the claim")
     gap, sem = trials.paired_difference(result.sel(task="circles"), "robust_error", defence=("coap", "adversarial"))
@@ -203,8 +209,8 @@ def notes(settings: PictureSettings) -> dict[str, str]:
 
 STUDY = Study(
     name="picture",
-    claim="At a large radius COAP's learnt region gives up a class that adversarial training keeps; at a small one "
-    "the two look alike.",
+    claim="At a large radius COAP's learnt region strays from the truth where adversarial training's does not; "
+    "at a small one the two look alike.",
     scales=_SCALES,
     grid=grid,
     cell=cell,

@@ -8,14 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from simulator import store, sweep, trials
-from simulator.studies.settings import Settings
-from simulator.studies.study import Published, Study
+from simulator.studies.settings import MOST, Settings, SettingsError
+from simulator.studies.study import Study
 
 MEMORY_SHARE = 0.8
 """The share of the machine's memory a run may plan for."""
@@ -51,6 +52,11 @@ class Report:
     start: Callable[[str, int], None] = lambda what, total: None
     tick: Callable[[int], None] = lambda amount: None
     stop: Callable[[], None] = lambda: None
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_limit() -> int:
@@ -117,10 +123,11 @@ def dry_run(study: Study, settings: Settings, report: Report) -> str:
         seconds += one * -(-len(program.rows) // sweep.devices())
         report.tick(1)
     report.stop()
+    peak, kept = _readable(planned.peak_bytes), _readable(planned.result_bytes)
     lines = [
         f"cells      {planned.cells:,} of {planned.grid.cells:,} in the grid",
         f"programs   {len(planned.programs)}, compiled in {sum(p.compile_seconds for p in planned.programs):.0f} s",
-        f"memory     {_readable(planned.peak_bytes)} at the peak of a program, {_readable(planned.result_bytes)} of results",
+        f"memory     {peak} at the peak of a program, {kept} of results",
         f"time       about {seconds:.0f} s on {sweep.devices()} device(s), extrapolated from one row of each program",
     ]
     return "\n".join(lines)
@@ -142,14 +149,22 @@ def run(
     nothing on disk has been touched.
     """
     path = store.path_of(out, study.name)
-    attributes = store.provenance(study.name, settings.as_dict(), seed, study.numbers, **_about(study, settings, scale))
+    if not 0 <= seed <= MOST:
+        raise SettingsError(f"seed is {seed}, but must be between 0 and {MOST}")
+    precision = str(jnp.result_type(float))
+    attributes = store.provenance(
+        study.name, settings.as_dict(), seed, study.numbers, precision, **_about(study, settings, scale)
+    )
     state = "absent" if overwrite else store.state(path, attributes)
     if state == "complete":
         report.say(f"{study.name} is complete in {path}: nothing to compute")
         return path
+    store.make_folder(out)
     began = time.perf_counter()
     kept = store.read(path) if state == "partial" else None
-    planned = plan(study, settings, report, lambda block: kept is not None and _finished(kept, study.grid(settings), block))
+    planned = plan(
+        study, settings, report, lambda block: kept is not None and _finished(kept, study.grid(settings), block)
+    )
     result = _prepare(study, settings, planned, kept, path, attributes, seed, overwrite)
     report.start(study.name, planned.cells)
     for program in planned.programs:
@@ -193,34 +208,6 @@ def _conclude(study: Study, result: xr.Dataset, path: Path, seconds: float, plan
     means = trials.with_sem(result)
     derived = means[[name for name in means.data_vars if name.endswith("_sem")]]
     timing = {"wall_seconds": seconds, "compile_seconds": sum(program.compile_seconds for program in planned.programs)}
-    store.finish(path, derived, {**timing, "cells_by_status": counts, "devices": str(jax.local_devices()[0].device_kind)})
-
-
-def published_table(study: Study, result: xr.Dataset) -> pd.DataFrame:
-    """Every published value the grid contains: measured mean over trials, its standard error, and the difference.
-
-    Along "epoch" the measured history is interpolated linearly between its records.
-    """
-    rows = []
-    for curve in study.published:
-        if not _contains(result, curve):
-            continue
-        chosen = [statistic.sel(curve.at) for statistic in trials.over_trials(result, curve.variable)]
-        for value, published in curve.values.items():
-            if curve.along == "epoch":
-                measured, sem, count = (float(s.astype(float).interp(epoch=value)) for s in chosen)
-            elif value in result[curve.along].values:
-                measured, sem, count = (float(s.sel({curve.along: value})) for s in chosen)
-            else:
-                continue
-            where = ", ".join(f"{name}={at}" for name, at in {**curve.at, curve.along: value}.items())
-            row = (study.name, curve.variable, where, measured, sem, count, published, measured - published, curve.source)
-            rows.append(row)
-    return pd.DataFrame(rows, columns=TABLE)
-
-
-TABLE = ("study", "variable", "where", "measured", "sem", "trials", "published", "difference", "source")
-
-
-def _contains(result: xr.Dataset, curve: Published) -> bool:
-    return all(name in result.dims and value in result[name].values for name, value in curve.at.items())
+    store.finish(
+        path, derived, {**timing, "cells_by_status": counts, "devices": str(jax.local_devices()[0].device_kind)}
+    )

@@ -17,6 +17,10 @@ MOST_VALUES = 1_000_000
 """The longest axis accepted."""
 
 
+MOST = 2**31 - 1
+"""The largest whole number accepted: sizes and indices are 32-bit integers in the compiled programs."""
+
+
 class SettingsError(ValueError):
     """Settings that cannot be used, in one sentence: what was given, what is allowed, what to do."""
 
@@ -59,6 +63,8 @@ def check_test_size(name: str, count: int) -> None:
 def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{name} is {value}, but must be a finite number")
+    if isinstance(value, int) and abs(value) > MOST:
+        raise SettingsError(f"{name} is {value}, but whole numbers go up to {MOST}")
     if rule.get("choices") and value not in rule["choices"]:
         near = difflib.get_close_matches(str(value), [str(c) for c in rule["choices"]], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -114,7 +120,11 @@ def _values(name: str, part: Any, scalar: type, axis: bool) -> list:
     return [
         value
         for piece in part.split(",")
-        for value in (_spaced(name, piece, scalar) if ":" in piece and scalar is not str else [_scalar(name, piece.strip(), scalar)])
+        for value in (
+            _spaced(name, piece, scalar)
+            if ":" in piece and scalar is not str
+            else [_scalar(name, piece.strip(), scalar)]
+        )
     ]
 
 
@@ -133,7 +143,7 @@ def _spaced(name: str, text: str, scalar: type) -> list:
 
 def _scalar(name: str, value: Any, scalar: type) -> Any:
     try:
-        if isinstance(value, bool) or (scalar is str) != isinstance(value, str) and scalar is str:
+        if isinstance(value, bool) or (scalar is str and not isinstance(value, str)):
             raise ValueError
         if scalar is int:
             number = float(value)

@@ -34,7 +34,8 @@ class SignalDirectedSettings(Settings):
     momentum: tuple[float, ...] = setting("of SGD", low=0, high=0.999)
     epoch: tuple[int, ...] = setting("epochs after which the network is evaluated", low=1)
     large_trials: int = setting("trials of the base recipe for all but the smallest n", low=1)
-    map_trials: int = setting("trials of every other recipe", low=1)
+    map_trials: int = setting("trials of every other recipe at the smallest n", low=1)
+    large_map_trials: int = setting("trials of every other recipe for all but the smallest n", low=1)
     dim: int = setting("dimension of the data", low=2)
     margin: float = setting("gamma: half the class separation", above=0)
     noise: float = setting("sigma of every coordinate but the signal", low=0)
@@ -44,7 +45,9 @@ class SignalDirectedSettings(Settings):
     def check(self) -> None:
         check_test_size("test", self.test)
         if max(self.batch) > min(self.n):
-            raise SettingsError(f"batch has {max(self.batch)}, but the smallest n is {min(self.n)}: give batch <= n, or 0")
+            raise SettingsError(
+                f"batch has {max(self.batch)}, but the smallest n is {min(self.n)}: give batch <= n, or 0"
+            )
 
 
 _DEFAULT = SignalDirectedSettings(
@@ -58,6 +61,7 @@ _DEFAULT = SignalDirectedSettings(
     trials=5,
     large_trials=2,
     map_trials=2,
+    large_map_trials=1,
     dim=1000,
     margin=6.0,
     noise=1.0,
@@ -77,6 +81,7 @@ _SCALES = {
         trials=2,
         large_trials=1,
         map_trials=1,
+        large_map_trials=1,
         dim=200,
         margin=6.0,
         noise=1.0,
@@ -91,10 +96,11 @@ _SCALES = {
         batch=(0, 50),
         learning_rate=(0.1, 0.01),
         momentum=(0.0, 0.95),
-        epoch=(25, 50, 100),
+        epoch=(50, 100),
         trials=15,
         large_trials=3,
         map_trials=2,
+        large_map_trials=1,
         dim=1000,
         margin=6.0,
         noise=1.0,
@@ -108,11 +114,14 @@ def grid(settings: SignalDirectedSettings) -> sweep.Grid:
     def wanted(cell: sweep.Coords) -> bool:
         base = all(cell[name] == getattr(settings, name)[0] for name in ("batch", "learning_rate", "momentum"))
         small = cell["n"] == min(settings.n)
-        base_trials = settings.trials if small else settings.large_trials
-        return cell["trial"] < (base_trials if base else min(settings.map_trials, base_trials))
+        if base:
+            return cell["trial"] < (settings.trials if small else settings.large_trials)
+        return cell["trial"] < (settings.map_trials if small else settings.large_map_trials)
 
     return sweep.Grid(
-        axes={name: getattr(settings, name) for name in ("defence", "n", "batch", "epsilon", "learning_rate", "momentum")},
+        axes={
+            name: getattr(settings, name) for name in ("defence", "n", "batch", "epsilon", "learning_rate", "momentum")
+        },
         trials=settings.trials,
         static=("defence", "n", "batch"),
         inner="epsilon",
@@ -141,7 +150,9 @@ def cell(settings: SignalDirectedSettings) -> sweep.Cell:
             batch_key, network, x, y, threat, loss, recipe, measure=lambda net: {"network": net}, every=every
         )
         networks_then = jax.tree.map(lambda leaf: leaf[records], fit.history["network"])
-        measured = jax.vmap(lambda net: metrics.evaluate(test_key, net, task, threat, _exact, n=settings.test))(networks_then)
+        measured = jax.vmap(lambda net: metrics.evaluate(test_key, net, task, threat, _exact, n=settings.test))(
+            networks_then
+        )
         return {**measured, "train_loss": fit.history["loss"][records], "diverged": fit.diverged}
 
     return run

@@ -1,0 +1,37 @@
+# Each target builds its own virtual environment when missing; nothing else needs to be installed than Python >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# constraints.txt holds the versions this project was tested with; empty means the newest ones.
+CONSTRAINTS ?= constraints.txt
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(CONSTRAINTS),--constraints $(CONSTRAINTS))
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --quiet
+
+.PHONY: reproduce test test-all lint format clean
+
+reproduce: $(VENV)/.ready
+	$(BIN)/simulator reproduce
+
+test: $(VENV)/.ready
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.ready
+	$(PYTEST)
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.ready: pyproject.toml $(wildcard constraints.txt)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(INSTALL) --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,292 @@
+"""The command line: list, run, plot, show, reproduce.  Parses, calls, prints; every study brings its own options."""
+
+import dataclasses
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+import jax
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from simulator import plots, store, studies
+from simulator.studies import Settings, SettingsError, Study
+from simulator.sweep import GridError
+
+app = App(
+    name="simulator",
+    help="Why certified training hurts generalisation, by simulation.",
+    version_flags=["--version"],
+    help_format="plaintext",
+)
+run_app = App(name="run", help="Run a study into OUT/STUDY.zarr, or a study of your own given as path/to/file.py:name.")
+app.command(run_app)
+
+Scale = Literal["smoke", "default", "paper"]
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What every run takes besides the settings of its study."""
+
+    scale: Scale = "default"
+    """smoke: seconds; default: minutes; paper: the published settings."""
+    out: Path = Path("results")
+    """Folder of the result stores."""
+    seed: int = 0
+    """Seed of the whole grid."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Arithmetic of the whole run."""
+    config: Path | None = None
+    """TOML file of settings; options given here win over it."""
+    dry_run: Annotated[bool, Parameter(negative="")] = False
+    """Only say what would be run: cells, programs, memory, time."""
+    overwrite: Annotated[bool, Parameter(negative="")] = False
+    """Replace whatever is at OUT/STUDY.zarr."""
+
+
+@contextmanager
+def console_report() -> Iterator[studies.Report]:
+    """A progress bar with remaining time on a terminal, a plain line every 10 s elsewhere; nothing for short work."""
+    errors = Console(stderr=True)
+    if not errors.is_terminal:
+        yield _plain_report()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        tasks: list = []
+        yield studies.Report(
+            say=lambda sentence: bar.console.print(sentence, highlight=False),
+            start=lambda what, total: tasks.append(bar.add_task(what, total=total)),
+            tick=lambda amount: bar.advance(tasks[-1], amount),
+            stop=lambda: bar.update(tasks[-1], visible=False),
+        )
+
+
+class _PlainProgress:
+    """Lines for a log: what, how far, how fast, how long still."""
+
+    def __init__(self):
+        self.what, self.total, self.done, self.began, self.spoken = "", 0, 0, 0.0, 0.0
+
+    def start(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self.began = self.spoken = time.monotonic()
+
+    def tick(self, amount: int) -> None:
+        self.done += amount
+        now = time.monotonic()
+        if now - self.spoken >= 10:
+            self.spoken, rate = now, self.done / (now - self.began)
+            left = (self.total - self.done) / rate
+            print(f"{self.what}: {self.done} of {self.total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def _plain_report() -> studies.Report:
+    progress = _PlainProgress()
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
+    return studies.Report(say=say, start=progress.start, tick=progress.tick)
+
+
+@app.command(name="list")
+def list_studies() -> None:
+    """List the studies and their claims."""
+    table = Table("study", "claim", "core", box=None, pad_edge=False)
+    for study in studies.STUDIES.values():
+        table.add_row(study.name, study.claim, "yes" if study.core else "")
+    Console().print(table)
+    print("\nsimulator run STUDY --help lists a study's settings; core studies are those of simulator reproduce")
+
+
+def _with_overrides(study: Study, scale: str, config: Path | None, given: dict[str, Any]) -> Settings:
+    """The settings of a scale, then those of the TOML file, then those of the command line."""
+    return studies.override(studies.override(study.scales[scale], _read(config)), given)
+
+
+def _read(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    try:
+        return tomllib.loads(config.read_text())
+    except OSError as error:
+        raise SettingsError(f"{config} cannot be read ({error.strerror}): give a TOML file of settings") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config} is not valid TOML ({error})") from error
+
+
+def run_study(study: Study, options: RunOptions, given: dict[str, Any]) -> None:
+    """Run one study and print what came out."""
+    settings = _with_overrides(study, options.scale, options.config, given)
+    with jax.enable_x64(options.precision == "float64"), console_report() as report:
+        if options.dry_run:
+            print(studies.dry_run(study, settings, report))
+            return
+        path = studies.run(
+            study,
+            settings,
+            scale=options.scale,
+            seed=options.seed,
+            out=options.out,
+            overwrite=options.overwrite,
+            report=report,
+        )
+    print(f"{study.name}: {study.verdict(store.read(path))}")
+    print(f"results in {path}; draw them by: simulator plot {study.name} --out {options.out}")
+
+
+def _options_of(study: Study) -> type:
+    """A dataclass with one optional text per setting of the study, for the parser to fill and to list."""
+    fields = []
+    defaults = study.scales["default"].as_dict()
+    for field in dataclasses.fields(study.scales["default"]):
+        help = f"{field.metadata.get('help', '')} [default: {_text(defaults[field.name])}]"
+        # Values such as -1 are values, not options: our own check then says what is allowed.
+        described = Annotated[str | None, Parameter(help=help, allow_leading_hyphen=True)]
+        fields.append((field.name, described, dataclasses.field(default=None)))
+    # The parser expands a dataclass into options only if its module is not of the standard library.
+    return dataclasses.make_dataclass("Given", fields, namespace={"__module__": __name__})
+
+
+def _text(value: Any) -> str:
+    return (
+        ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
+        if isinstance(value, list)
+        else str(value)
+    )
+
+
+def _add(study: Study, name: str) -> None:
+    """Add `simulator run NAME` with an option for every setting."""
+    given_type = _options_of(study)
+
+    nothing_given = given_type()
+
+    def command(*, options: RunOptions = RunOptions(), given: Any = nothing_given) -> None:
+        changes = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
+        run_study(study, options, changes)
+
+    settings = Parameter(name="*", group=f"Settings of {study.name}")
+    command.__annotations__ = {"options": RunOptions, "given": Annotated[given_type, settings], "return": None}
+    command.__doc__ = f"{study.claim}\n\nAn axis takes a list (100,1000) or a range start:stop:count (1:6:11)."
+    run_app.command(command, name=name)
+
+
+@app.command
+def plot(study: str, /, *, out: Path = Path("results"), figures: Path = Path("figures")) -> None:
+    """Draw the figure of a study from its store in OUT, as SVG and PNG in FIGURES."""
+    chosen = studies.find(study)
+    result = store.read(store.path_of(out, chosen.name))
+    for path in plots.save(chosen.figure(result, chosen.published), figures / chosen.name):
+        print(path)
+
+
+@app.command
+def show(path: Path, /, *, csv: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Summarise a result store: what made it, how many cells are ok, and means over trials.
+
+    Parameters
+    ----------
+    csv
+        Print every mean and its standard error as comma-separated values instead.
+    """
+    result = store.read(path)
+    table = studies.summary(result)
+    if csv:
+        table.to_csv(sys.stdout, index=False)
+        return
+    for key, value in result.attrs.items():
+        print(f"{key}: {value}")
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", max_rows=60))
+
+
+@app.command
+def reproduce(
+    *,
+    scale: Scale = "default",
+    everything: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    out: Path = Path("results"),
+    figures: Path = Path("figures"),
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Run the core studies (or all), draw their figures, and compare with the published values.
+
+    Parameters
+    ----------
+    everything
+        Run all studies, not only the core ones.
+    """
+    store.make_folder(figures)
+    chosen = [study for study in studies.STUDIES.values() if study.core or everything]
+    for study in chosen:
+        with console_report() as report:
+            settings = study.scales[scale]
+            studies.run(study, settings, scale=scale, seed=seed, out=out, overwrite=overwrite, report=report)
+    results = {study.name: store.read(store.path_of(out, study.name)) for study in chosen}
+    studies.draw(chosen, results, figures)
+    _print_comparison([studies.comparison(study, results[study.name]) for study in chosen])
+    for study in chosen:
+        print(f"{study.name}: {study.verdict(results[study.name])}")
+    print(f"all complete: {len(chosen)} studies; figures in {figures}/, data in {out}/")
+
+
+def _print_comparison(tables: list) -> None:
+    columns = ("study", "variable", "defence", "where", "measured", "published", "difference")
+    shown = Table(*columns, title="Against the published values (measured: mean ± standard error over trials)")
+    for row in (row for table in tables for row in table.itertuples()):
+        measured = f"{row.measured:.3f} ± {row.sem:.3f}"
+        numbers = (measured, f"{row.published:.3f}", f"{row.difference:+.3f}")
+        shown.add_row(row.study, row.variable, row.defence, row.where, *numbers)
+    Console(width=160).print(shown)
+
+
+def _one_sentence(error: cyclopts.CycloptsError) -> str:
+    return " ".join(str(error).split())
+
+
+def _fail(sentence: str, code: int = 2) -> int:
+    print(f"simulator: {sentence}", file=sys.stderr)
+    return code
+
+
+def _prepare(arguments: list[str]) -> None:
+    """One virtual device per core, and the commands of the studies, including one of the user's own."""
+    jax.config.update("jax_num_cpu_devices", studies.cores())
+    for name, study in studies.STUDIES.items():
+        _add(study, name)
+    if len(arguments) > 1 and arguments[0] == "run" and not arguments[1].startswith("-"):
+        name = arguments[1]
+        if name not in studies.STUDIES:
+            _add(studies.find(name), name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The entry point; returns the exit code: 0, 2 for bad input, 130 if interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _prepare(arguments)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        return _fail(_one_sentence(error))
+    except (SettingsError, GridError, store.StoreError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+    except KeyboardInterrupt:
+        return _fail("interrupted; every finished block is saved, and the same command continues from there", 130)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The gallery: figures of finished studies, the comparison with published values, and an index made from the data."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from simulator import plots, trials
+from simulator.studies.study import Published, Study
+
+COMPARISON = ("study", "variable", "defence", "where", "measured", "sem", "trials", "published", "difference", "source")
+
+
+def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Path) -> None:
+    """Write each study's figure as SVG and PNG, and `README.md`, the index."""
+    for study in chosen:
+        plots.save(study.figure(results[study.name], study.published), folder / study.name)
+    index = [_entry(study, results[study.name]) for study in chosen]
+    text = "# Gallery\n\nWritten by `simulator reproduce`; every verdict is computed from the data of its run.\n\n"
+    (folder / "README.md").write_text(text + "\n".join(index))
+
+
+def _entry(study: Study, result: xr.Dataset) -> str:
+    attributes = result.attrs
+    scale, seed, commit = (attributes[name] for name in ("scale", "seed", "commit"))
+    notes = [f"  - {name.replace('_', ' ')}: {attributes[name]}" for name in _NOTES if name in attributes]
+    lines = [
+        f"## {study.name}",
+        "",
+        f"![{study.claim}]({study.name}.png)",
+        "",
+        f"- Claim: {study.claim}",
+        f"- Verdict: **{study.verdict(result)}**",
+        f"- Command: `simulator run {study.name} --scale {scale} --seed {seed}`, then `simulator plot {study.name}`",
+        f"- Provenance: commit {commit}, scale {scale}, seed {seed}, {attributes['precision']}, "
+        f"cells {', '.join(f'{count} {status}' for status, count in trials.count_by_status(result).items())}",
+        *notes,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_NOTES = ("attack", "certified_by", "selection", "interval")
+
+
+def comparison(study: Study, result: xr.Dataset) -> pd.DataFrame:
+    """Every published value the grid contains: measured mean over trials, its standard error, and the difference.
+
+    Along "epoch" the measured history is interpolated linearly between its records.
+    """
+    rows = []
+    for curve in study.published:
+        if not _contains(result, curve):
+            continue
+        statistics = [one.sel(curve.at).astype(float) for one in trials.over_trials(result, curve.variable)]
+        for value, published in curve.values.items():
+            found = _at(statistics, curve.along, value)
+            if found is not None:
+                labels = (study.name, curve.variable, curve.at["defence"], _where(curve, value))
+                rows.append((*labels, *found, published, found[0] - published, curve.source))
+    return pd.DataFrame(rows, columns=COMPARISON)
+
+
+def _contains(result: xr.Dataset, curve: Published) -> bool:
+    return all(name in result.dims and value in result[name].values for name, value in curve.at.items())
+
+
+def _at(statistics: list[xr.DataArray], along: str, value: float) -> tuple[float, ...] | None:
+    """Mean, standard error and number of trials at one published point; None if the grid does not reach it."""
+    known = statistics[0][along].values
+    if value in known:
+        return tuple(float(one.sel({along: value})) for one in statistics)
+    if along == "epoch" and known.min() <= value <= known.max():
+        return tuple(float(np.interp(value, known, one.values)) for one in statistics)
+    return None
+
+
+def _where(curve: Published, value: float) -> str:
+    where = {name: at for name, at in {**curve.at, curve.along: value}.items() if name != "defence"}
+    return ", ".join(f"{name}={at:g}" if isinstance(at, (int, float)) else f"{name}={at}" for name, at in where.items())
+
+
+def summary(result: xr.Dataset) -> pd.DataFrame:
+    """Mean and standard error over trials of every scalar variable, one row per cell of the grid."""
+    axes = [name for name in result["status"].dims if name != "trial"]
+    columns: dict[str, xr.DataArray] = {}
+    for name, variable in result.data_vars.items():
+        extra = [dim for dim in variable.dims if dim not in (*axes, "trial", "epoch")]
+        if "trial" not in variable.dims or name == "status" or extra or str(name).endswith(("_history", "_se_test")):
+            continue
+        columns[str(name)], columns[f"{name}_sem"], _ = trials.over_trials(result, str(name))
+    columns["trials"] = (result["status"] == "ok").sum("trial")
+    frame = xr.Dataset(columns).to_dataframe().reset_index()
+    return frame[frame["trials"] > 0]
