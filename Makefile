@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # constraints.txt holds the versions this project was tested with; empty means the newest ones.
 CONSTRAINTS ?= constraints.txt
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(CONSTRAINTS),--constraints $(CONSTRAINTS))
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --quiet
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 
 .PHONY: reproduce test test-all lint format clean
 

@@ -7,7 +7,9 @@ one implementation serves every threat; a union (`threat.pieces()`) is attacked 
 Attacks are deterministic: they start at `start`, by default the example itself.  `restarts` adds random starts.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -112,7 +114,8 @@ def _checkpoints(steps: int) -> list[bool]:
     """At which of the steps APGD reconsiders its step size: 0.22, 0.41, 0.57, ... of the way (Croce & Hein, 2020)."""
     share, before, marks = 0.22, 0.0, set()
     while share < 1:
-        marks.add(int(-(-share * steps // 1)))
+        # Rounded up, but not for a share such as 0.57 that is a rounding error above the step it means.
+        marks.add(math.ceil(share * steps - 1e-9))
         share, before = share + max(share - before - 0.03, 0.06), share
     return [step + 1 in marks for step in range(steps)]
 
@@ -287,15 +290,14 @@ def exact(network: Network, threat: Threat, x: Float[Array, " d"], label: Int[Ar
         theta = network.layers[0].weight[0]
         # The margin is monotone in the pre-activation: its minimum is at one end of the interval it covers.
         candidates = jnp.stack([threat.worst(theta), threat.worst(-theta)])
-    least = jax.vmap(lambda delta: jnp.min(margins(network, x + delta, label)))(candidates)
-    return weakest(Attack(candidates, least))
+    return weakest(jax.vmap(lambda delta: Attack(delta, jnp.min(margins(network, x + delta, label))))(candidates))
 
 
-def _along_segment(network: Network, segment: SignalDirected, x: Float[Array, " d"], label: Int[Array, ""]) -> Attack:
+def _along_segment(network: Network, segment: Any, x: Float[Array, " d"], label: Int[Array, ""]) -> Attack:
     """The smallest margin of a one-hidden-layer network over x + beta s, |beta| <= radius."""
     hidden, _, last = network.layers
-    at_x, along = hidden(x), hidden.weight @ segment.direction
-    radius = segment.radius.astype(x.dtype)
+    direction, radius = segment.along(x)
+    at_x, along = hidden(x), hidden.weight @ direction
     moving = along != 0
     switch = jnp.where(moving, -at_x / jnp.where(moving, along, 1), 0)
     betas = jnp.concatenate([jnp.clip(switch, -radius, radius), jnp.stack([-radius, radius])])
@@ -310,4 +312,4 @@ def _along_segment(network: Network, segment: SignalDirected, x: Float[Array, " 
     margin_at, _ = jax.lax.scan(add, start, (at_x, along, (spec @ last.weight).T))
     least = jnp.min(margin_at, axis=0)
     best = jnp.argmin(least)
-    return Attack(betas[best] * segment.direction, least[best])
+    return Attack(betas[best] * direction, least[best])

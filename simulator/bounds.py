@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simulator.networks import Affine, Layer, Network, ReLU, contrast
+from simulator.networks import Affine, Layers, Network, ReLU, contrast
 from simulator.threats import Threat
 
 
@@ -89,7 +89,7 @@ def _affine_box(affine: Affine, box: Box) -> Box:
     return Box(centre - spread, centre + spread)
 
 
-def _interval_boxes(layers: tuple[Layer, ...], threat: Threat, x: Float[Array, " d"]) -> list[Box]:
+def _interval_boxes(layers: Layers, threat: Threat, x: Float[Array, " d"]) -> list[Box]:
     """The box before every ReLU and, last, the box of the final affine layer."""
     boxes = [_first_box(layers[0], threat, x)]
     for affine in layers[2::2]:
@@ -103,14 +103,15 @@ def _relu_lines(box: Box, slope: str) -> tuple[Array, Array, Array]:
     unstable = (box.lower < 0) & (box.upper > 0)
     # Where the neuron is stable the chord is not defined; -1, 1 stand in so that neither value nor gradient is NaN.
     l, u = jnp.where(unstable, box.lower, -1), jnp.where(unstable, box.upper, 1)
-    active = (box.lower >= 0).astype(l.dtype)
+    # Not `lower >= 0`: compiled, the two tests may round differently, and a neuron on the edge would count as dead.
+    active = (box.lower + box.upper > 0).astype(l.dtype)
     chord = u / (u - l)
     lower = jnp.where(unstable, LOWER_SLOPES[slope](l, u), active)
     return lower, jnp.where(unstable, chord, active), jnp.where(unstable, -chord * l, 0)
 
 
 def _backward(
-    layers: tuple[Layer, ...], rows: Float[Array, "m out"], boxes: list[Box], slope: str
+    layers: Layers, rows: Float[Array, "m out"], boxes: list[Box], slope: str
 ) -> tuple[Float[Array, "m h"], Float[Array, " m"]]:
     """(A, c) with rows @ layers(x') >= A @ (first affine layer)(x') + c wherever the boxes hold."""
     constant = jnp.zeros(rows.shape[0], rows.dtype)
@@ -132,7 +133,7 @@ def _resolve(first: Affine, threat: Threat, x: Float[Array, " d"], rows: Float[A
     return rows @ first(x) + constant - threat.support_through(first.weight, -rows)
 
 
-def _backward_boxes(layers: tuple[Layer, ...], threat: Threat, x: Float[Array, " d"], slope: str) -> list[Box]:
+def _backward_boxes(layers: Layers, threat: Threat, x: Float[Array, " d"], slope: str) -> list[Box]:
     """The box before every ReLU, each by a backward pass over the layers below it."""
     boxes = [_first_box(layers[0], threat, x)]
     for end in range(2, len(layers) - 1, 2):
@@ -157,7 +158,7 @@ def preactivations(network: Network, threat: Threat, x: Float[Array, " d"], meth
     return _backward_boxes(network.layers, threat, x, row.slope)
 
 
-def _merged(network: Network, rows: Float[Array, "m outputs"]) -> tuple[Layer, ...]:
+def _merged(network: Network, rows: Float[Array, "m outputs"]) -> Layers:
     """The layers with rows @ (last layer) in place of the last layer."""
     last = network.layers[-1]
     return (*network.layers[:-1], Affine(rows @ last.weight, rows @ last.bias))

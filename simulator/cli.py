@@ -1,6 +1,7 @@
 """The command line: list, run, plot, show, reproduce.  Parses, calls, prints; every study brings its own options."""
 
 import dataclasses
+import os
 import sys
 import time
 import tomllib
@@ -17,14 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from simulator import plots, store, studies
-from simulator.studies import Settings, SettingsError, Study
-from simulator.sweep import GridError
+from simulator.studies import GridError, Settings, SettingsError, Study
 
 app = App(
     name="simulator",
     help="Why certified training hurts generalisation, by simulation.",
     version_flags=["--version"],
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 run_app = App(name="run", help="Run a study into OUT/STUDY.zarr, or a study of your own given as path/to/file.py:name.")
 app.command(run_app)
@@ -118,17 +119,18 @@ def _read(config: Path | None) -> dict[str, Any]:
     if config is None:
         return {}
     try:
-        return tomllib.loads(config.read_text())
+        return tomllib.loads(config.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{config} cannot be read ({error.strerror}): give a TOML file of settings") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # not TOML, or not text in UTF-8
         raise SettingsError(f"{config} is not valid TOML ({error})") from error
 
 
-def run_study(study: Study, options: RunOptions, given: dict[str, Any]) -> None:
+def run_study(study: Study, name: str, options: RunOptions, given: dict[str, Any]) -> None:
     """Run one study and print what came out."""
     settings = _with_overrides(study, options.scale, options.config, given)
-    with jax.enable_x64(options.precision == "float64"), console_report() as report:
+    jax.config.update("jax_enable_x64", options.precision == "float64")
+    with console_report() as report:
         if options.dry_run:
             print(studies.dry_run(study, settings, report))
             return
@@ -142,7 +144,7 @@ def run_study(study: Study, options: RunOptions, given: dict[str, Any]) -> None:
             report=report,
         )
     print(f"{study.name}: {study.verdict(store.read(path))}")
-    print(f"results in {path}; draw them by: simulator plot {study.name} --out {options.out}")
+    print(f"results in {path}; draw them by: simulator plot {name} --out {options.out}")
 
 
 def _options_of(study: Study) -> type:
@@ -174,11 +176,13 @@ def _add(study: Study, name: str) -> None:
 
     def command(*, options: RunOptions = RunOptions(), given: Any = nothing_given) -> None:
         changes = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
-        run_study(study, options, changes)
+        run_study(study, name, options, changes)
 
     settings = Parameter(name="*", group=f"Settings of {study.name}")
     command.__annotations__ = {"options": RunOptions, "given": Annotated[given_type, settings], "return": None}
     command.__doc__ = f"{study.claim}\n\nAn axis takes a list (100,1000) or a range start:stop:count (1:6:11)."
+    if name in list(run_app):
+        del run_app[name]
     run_app.command(command, name=name)
 
 
@@ -227,7 +231,7 @@ def reproduce(
     everything
         Run all studies, not only the core ones.
     """
-    store.make_folder(figures)
+    store.check_folder(figures)
     chosen = [study for study in studies.STUDIES.values() if study.core or everything]
     for study in chosen:
         with console_report() as report:
@@ -281,6 +285,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(_one_sentence(error))
     except (SettingsError, GridError, store.StoreError) as error:
         return _fail(str(error))
+    except BrokenPipeError:  # the reader of our output has left: nothing to tell it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter to flush into at its exit
+        return 0
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except KeyboardInterrupt:

@@ -126,6 +126,7 @@ class ConcentricSpheres(Task):
 
     @property
     def margin(self) -> Float[Array, ""]:
+        """The papers' gamma: the gap between the two radii."""
         return self.outer - self.inner
 
     def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:

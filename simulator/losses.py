@@ -24,8 +24,9 @@ def standard(network: Network, threat: Threat, x: Float[Array, " d"], y: Int[Arr
 def attacked(attack: attacks.Method) -> Loss:
     """Cross-entropy at the point an attack finds: adversarial training.
 
-    The perturbation is held fixed when differentiating, which gives the gradient of the inner maximum where the attack
-    attains it (Danskin).
+    The perturbation is held fixed when differentiating, as every implementation of adversarial training does.  Where
+    the loss is smooth in the perturbation and the attack attains the maximum, that is its gradient (Danskin); at a
+    kink inside the threat it is not: see `exact`.
     """
 
     def loss(network, threat, x, y):
@@ -35,8 +36,13 @@ def attacked(attack: attacks.Method) -> Loss:
     return loss
 
 
-exact: Loss = attacked(attacks.exact)
-"""Cross-entropy at the exact worst point, where `attacks.exact` knows it: for two classes the exact robust loss."""
+def exact(network: Network, threat: Threat, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, ""]:
+    """Cross-entropy at the exact worst point, where `attacks.exact` knows it: for two classes the exact robust loss.
+
+    Differentiated through the worst point, which moves with the weights where it is a kink of the network inside the
+    threat; holding it fixed there gives the slope of one side or the other, by rounding.
+    """
+    return cross_entropy(margins(network, x + attacks.exact(network, threat, x, label(y)).delta, label(y)))
 
 
 def certified(method: str, beta: Float[Array, ""] | float = 1.0, merged: bool = True) -> Loss:

@@ -49,7 +49,7 @@ def cosine(a: Float[Array, " d"], delta: Float[Array, " d"]) -> tuple[Float[Arra
 
 def _least(lower: Float[Array, " K"], label: Int[Array, ""]) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The smallest bound over the other classes, and its class."""
-    rivals = jnp.where(jnp.arange(lower.size) == label, jnp.inf, lower)
+    rivals = lower.at[label].set(jnp.inf)
     return jnp.min(rivals), jnp.argmin(rivals)
 
 
@@ -85,7 +85,7 @@ def examine(
         "certified_error": _least(proven, k)[0] <= 0,
         "unstable": dual.unstable,
     }
-    radius = here.radius.astype(x.dtype)
+    radius = jnp.asarray(here.radius, x.dtype)
     for name, delta in deltas.items():
         angle, defined = cosine(signal, delta)
         result[f"alignment_{name}"] = angle
@@ -177,7 +177,7 @@ def _means(sums: Float[Array, "names 2"], n: int) -> dict[str, Float[Array, ""]]
     return {
         **dict(zip(averaged, mean, strict=True)),
         **{f"{name}_se_test": value for name, value in zip(averaged, spread, strict=True)},
-        **{f"{name}_undefined": value for name, value in zip(_ANGLES, 1 - defined / n, strict=True)},
+        **{f"{name}_undefined": value for name, value in zip(_ANGLES, (n - defined) / n, strict=True)},
     }
 
 

@@ -5,6 +5,7 @@ output f stands for the two logits (0, f).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -33,13 +34,14 @@ class ReLU(eqx.Module):
         return jax.nn.relu(z)
 
 
-Layer = Affine | ReLU
+Layers = tuple[Any, ...]
+"""Affine, ReLU, Affine, ..., Affine in turn."""
 
 
 class Network(eqx.Module):
     """Layers applied in turn to one example: x [d] -> logits [K]."""
 
-    layers: tuple[Layer, ...]
+    layers: Layers
 
     def outputs(self, x: Float[Array, " d"]) -> Float[Array, " outputs"]:
         """What the last layer returns: K logits, or the single number f that stands for (0, f)."""
@@ -53,6 +55,7 @@ class Network(eqx.Module):
 
     @property
     def last(self) -> Affine:
+        """The output layer."""
         return self.layers[-1]
 
     @property
@@ -74,7 +77,8 @@ def label(y: Int[Array, "..."]) -> Int[Array, "..."]:
 
 def others(network: Network, label: Int[Array, ""]) -> Int[Array, " rivals"]:
     """The classes other than `label`, in cyclic order after it."""
-    return (label + 1 + jnp.arange(network.classes - 1)) % network.classes
+    label = jnp.asarray(label)
+    return (label + 1 + jnp.arange(network.classes - 1, dtype=label.dtype)) % network.classes
 
 
 def contrast(network: Network, label: Int[Array, ""], rivals: Int[Array, " m"]) -> Float[Array, "m outputs"]:
@@ -99,7 +103,7 @@ def from_weights(weights: Sequence[tuple[ArrayLike, ArrayLike]]) -> Network:
 
     Raises `ValueError` if a shape does not fit its neighbour.
     """
-    layers: list[Layer] = []
+    layers: list[Affine | ReLU] = []
     inner = None
     for index, (weight, bias) in enumerate(weights):
         weight, bias = jnp.asarray(weight), jnp.asarray(bias)

@@ -61,6 +61,7 @@ def _commit() -> str:
 
 
 def path_of(folder: Path, study: str) -> Path:
+    """Where a study's store lies in a folder."""
     return folder / f"{study}.zarr"
 
 
@@ -72,6 +73,9 @@ def read(path: Path) -> xr.Dataset:
         result = xr.load_dataset(path, engine="zarr", consolidated=False)
     except Exception as error:  # whatever a damaged directory makes the reader raise
         raise StoreError(f"{path} is not a readable result store ({type(error).__name__}: {error})") from error
+    missing = [name for name in IDENTITY if name not in result.attrs]
+    if missing or "status" not in result:
+        raise StoreError(f"{path} is not a result store of this program: it lacks {', '.join(missing) or 'status'}")
     text = [name for name, variable in result.variables.items() if variable.dtype.kind == "T"]
     return result.assign({n: result[n].astype(object) for n in text}).assign_attrs(result.attrs)
 
@@ -97,21 +101,21 @@ def state(path: Path, wanted: Mapping[str, Any]) -> str:
 
 
 def _difference(key: str, there: Any, here: Any) -> str:
-    if key != "settings" or there is None:
+    try:
+        old, new = dict(json.loads(there)), json.loads(here)
+    except (TypeError, ValueError):  # not settings, or not ours
         return f"{key} is {there} there, {here} here"
-    old, new = json.loads(there), json.loads(here)
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return "; ".join(f"{name} is {old.get(name)} there, {new.get(name)} here" for name in names)
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents.  Raises `StoreError` if that, or writing into it, is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"the folder {folder} cannot be made ({error.strerror}): give another --out") from error
-    if not os.access(folder, os.W_OK):
-        raise StoreError(f"the folder {folder} is not writable: give another --out")
+def check_folder(folder: Path) -> None:
+    """Raise `StoreError` if a folder cannot be made or written into; nothing is created."""
+    there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    if not there.is_dir():
+        raise StoreError(f"{there} is a file, not a folder: give another --out")
+    if not os.access(there, os.W_OK):
+        raise StoreError(f"the folder {there} is not writable: give another --out")
 
 
 def create(
@@ -120,7 +124,8 @@ def create(
     """Write the empty grid, one chunk per combination of static axes.  Raises `StoreError` if `path` is taken."""
     if path.exists() and not overwrite:
         raise StoreError(f"{path} exists already: give another --out, or replace it by --overwrite")
-    make_folder(path.parent)
+    check_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         shutil.rmtree(path)
     elif path.exists():
@@ -136,7 +141,8 @@ def write_block(path: Path, result: xr.Dataset, block: Mapping[str, Any]) -> Non
     """Write the cells of one block: the data first, `status` last."""
     region = {name: _position(result, name, value) for name, value in block.items()}
     part = result.isel(region).drop_vars(list(result.coords))
-    for names in ([name for name in part.data_vars if name != "status"], ["status"]):
+    filled = [name for name, variable in part.data_vars.items() if "trial" in variable.dims and name != "status"]
+    for names in (filled, ["status"]):
         chosen = part[names]
         everywhere = {name: slice(0, size) for name, size in chosen.sizes.items()}
         chosen.to_zarr(path, region={**everywhere, **region}, consolidated=False)

@@ -61,6 +61,10 @@ class Grid:
         for name in (*self.static, *((self.inner,) if self.inner else ())):
             if name not in self.axes:
                 raise GridError(f"{name!r} is not an axis of the grid: the axes are {', '.join(self.axes)}")
+        if self.inner in self.static:
+            raise GridError(f"axis {self.inner!r} is both static and inner: an axis is one of the two")
+        if "trial" in self.axes:
+            raise GridError("an axis is called 'trial', which every grid has already: give it another name")
         for name, values in self.axes.items():
             if not len(values):
                 raise GridError(f"axis {name!r} has no values: give at least one")
@@ -76,6 +80,7 @@ class Grid:
 
     @property
     def cells(self) -> int:
+        """Cells of the full grid, wanted or not."""
         return int(np.prod([len(values) for values in self.axes.values()], dtype=float)) * self.trials
 
     def blocks(self) -> list[Coords]:
@@ -111,6 +116,7 @@ def trial_key(key: PRNGKeyArray, trial) -> PRNGKeyArray:
 
 
 def devices() -> int:
+    """Local devices the rows are split over."""
     return len(jax.local_devices())
 
 
@@ -125,9 +131,11 @@ def _row_function(grid: Grid, cell: Cell, block: Coords):
 
     def run_row(key, row, inner):
         leaves = {name: row[name] for name in grid.leaves}
+        coords, same_key = {**block, **leaves}, trial_key(key, row["trial"])
         if grid.inner is None:
-            return cell({**block, **leaves}, trial_key(key, row["trial"]))
-        return jax.vmap(lambda value: cell({**block, **leaves, grid.inner: value}, trial_key(key, row["trial"])))(inner)
+            return cell(coords, same_key)
+        name = grid.inner
+        return jax.vmap(lambda value: cell({**coords, name: value}, same_key))(inner)
 
     return run_row
 

@@ -47,7 +47,7 @@ def _into_ball(delta: Float[Array, " d"], radius: Float[Array, ""]) -> Float[Arr
 class Threat(eqx.Module):
     """A set B of perturbations that contains 0; all vectors are [d], in the units of the data."""
 
-    radius: eqx.AbstractVar[Float[Array, "..."]]
+    radius: eqx.AbstractVar[Float[Array, "..."] | float]
 
     @abc.abstractmethod
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
@@ -80,14 +80,14 @@ class Threat(eqx.Module):
         """The convex members of a union, stacked along a leading axis; None if the set is convex itself."""
         return None
 
-    def _r(self, w: Float[Array, " d"]) -> Float[Array, ""]:
-        return self.radius.astype(w.dtype)
+    def _r(self, w: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.asarray(self.radius, w.dtype)
 
 
 class L2(Threat):
     """The Euclidean ball |delta|_2 <= radius; h(w) = radius |w|_2."""
 
-    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
 
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * _norm(w)
@@ -102,7 +102,7 @@ class L2(Threat):
 class LInf(Threat):
     """The box |delta|_inf <= radius; h(w) = radius |w|_1."""
 
-    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
 
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.sum(jnp.abs(w))
@@ -117,7 +117,7 @@ class LInf(Threat):
 class L1(Threat):
     """The cross-polytope |delta|_1 <= radius; h(w) = radius |w|_inf."""
 
-    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
 
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.max(jnp.abs(w))
@@ -143,8 +143,12 @@ class SignalDirected(Threat):
     `at(x, signal)` first.  **Source:** thesis section 4.1.
     """
 
-    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     direction: Float[Array, "..."] | None = None
+
+    def along(self, x: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """The direction and the radius of the segment, in the precision of x."""
+        return _direction(self).astype(x.dtype), self._r(x)
 
     def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "SignalDirected":
         return SignalDirected(self.radius, signal) if self.direction is None else self
@@ -175,7 +179,7 @@ class Orthogonal(Threat):
     direction: call `at(x, signal)` first.  **Source:** Donhauser et al. (2021), arXiv 2108.02883, section 2.
     """
 
-    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     direction: Float[Array, "..."] | None = None
 
     def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "Orthogonal":
@@ -203,7 +207,7 @@ class Segments(Threat):
     cross-polytope), so a bound certifies more than the union.  **Source:** arXiv 2306.06995, section 3.
     """
 
-    radius: Float[Array, "..."] = eqx.field(converter=_radius)
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     directions: Float[Array, "k d"]
 
     @staticmethod

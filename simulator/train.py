@@ -5,6 +5,7 @@ changes the program (epochs, batch, optimizer) is static.  Divergence is data: `
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,10 +28,10 @@ def _leaf(value) -> Float[Array, ""]:
 class Recipe(eqx.Module):
     """How to train.  Leaves: sweep them in one program.  Static fields: one compile each."""
 
-    learning_rate: Float[Array, ""] = eqx.field(converter=_leaf, default=0.1)
-    momentum: Float[Array, ""] = eqx.field(converter=_leaf, default=0.0)
+    learning_rate: Float[Array, ""] | float = eqx.field(converter=_leaf, default=0.1)
+    momentum: Float[Array, ""] | float = eqx.field(converter=_leaf, default=0.0)
     """Of SGD: v <- momentum v + gradient, step -learning_rate v.  Ignored by Adam."""
-    warmup: Float[Array, ""] = eqx.field(converter=_leaf, default=0.0)
+    warmup: Float[Array, ""] | float = eqx.field(converter=_leaf, default=0.0)
     """Epochs over which the training radius grows linearly from 0 to the threat's."""
     epochs: int = eqx.field(static=True, default=100)
     batch: int = eqx.field(static=True, default=0)
@@ -48,7 +49,7 @@ class Fit(eqx.Module):
     """The outcome of a training run."""
 
     network: Network
-    history: dict[str, Array]
+    history: dict[str, Any]
     """Leading axis: the epochs of `recorded_epochs`.  "loss" is the mean training loss at the full radius; the rest
     is what `measure` returned."""
     diverged: Bool[Array, ""]
@@ -66,10 +67,10 @@ def recorded_epochs(epochs: int, every: int) -> list[int]:
 
 
 def _optimizer(recipe: Recipe, dtype) -> optax.GradientTransformation:
-    learning_rate = recipe.learning_rate.astype(dtype)
+    learning_rate = jnp.asarray(recipe.learning_rate, dtype)
     if recipe.optimizer == "adam":
         return optax.adam(learning_rate)
-    return optax.sgd(learning_rate, recipe.momentum.astype(dtype))
+    return optax.sgd(learning_rate, jnp.asarray(recipe.momentum, dtype))
 
 
 CHUNK = 500
@@ -94,7 +95,8 @@ def _losses(loss: Loss, threat: Threat, network: Network, examples: tuple[Array,
 
 
 def _with_radius(threat: Threat, share: Array) -> Threat:
-    return eqx.tree_at(lambda t: t.radius, threat, threat.radius * share.astype(threat.radius.dtype))
+    radius = jnp.asarray(threat.radius)
+    return eqx.tree_at(lambda t: t.radius, threat, radius * share.astype(radius.dtype))
 
 
 def _batches(key: PRNGKeyArray, n: int, batch: int) -> Int[Array, "steps batch"]:
@@ -114,7 +116,7 @@ def fit(
     *,
     signal: Float[Array, "n d"] | None = None,
     trainable: Network | None = None,
-    measure: Callable[[Network], dict[str, Array]] | None = None,
+    measure: Callable[[Network], dict[str, Any]] | None = None,
     every: int | None = None,
 ) -> Fit:
     """Minimise the mean of `loss` over (x, y), from `network`, by `recipe`; pure, jit- and vmap-able.
@@ -144,7 +146,7 @@ def fit(
         return (optax.apply_updates(network, updates), memory), None
 
     def epoch(state, number):
-        share = jnp.minimum((number + 1).astype(x.dtype) / jnp.maximum(recipe.warmup.astype(x.dtype), 1), 1)
+        share = jnp.minimum((number + 1).astype(x.dtype) / jnp.maximum(jnp.asarray(recipe.warmup, x.dtype), 1), 1)
         if batch == n:
             return step(share, state, None)[0]
         return jax.lax.scan(lambda s, i: step(share, s, i), state, _batches(jr.fold_in(key, number), n, batch))[0]

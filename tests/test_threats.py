@@ -202,6 +202,17 @@ def test_support_through_a_matrix_equals_the_support_of_the_products(name, float
 
 
 @every_threat
+def test_worst_through_a_matrix_attains_the_support_of_the_products(name, float64):
+    rng = np.random.default_rng(2)
+    weight, rows = rng.normal(size=(4, DIM)), rng.normal(size=(5, 4))
+    found = np.asarray(THREATS[name](0.7, DIM).worst_through(jnp.asarray(weight), jnp.asarray(rows)))
+    assert np.all(outside(name, 0.7, found) <= 1e-12)
+    np.testing.assert_allclose(
+        np.sum(found * (rows @ weight), axis=1), 0.7 * dual_norm(name, rows @ weight), rtol=1e-12
+    )
+
+
+@every_threat
 def test_one_radius_per_example_by_vmap(name, float64):
     stacked = jax.vmap(lambda radius: THREATS[name](radius, DIM))(jnp.asarray(RADII))
     w = jnp.asarray(vectors()[: RADII.size])

@@ -18,8 +18,10 @@ _PANELS = {
 
 def alignment(result: xr.Dataset, published_curves=()) -> Figure:
     """Per task a block: a row per radius with four histories and the distribution of the final cosines."""
-    tasks = list(result["task"].values)
-    rows = {task: _radii(result.sel(task=task)) for task in tasks}
+    rows = {task: _radii(result.sel(task=task)) for task in result["task"].values}
+    tasks = [task for task in rows if rows[task]]
+    if not tasks:
+        return _nothing_to_draw()
     with styled():
         figure = Figure(figsize=(15, 2.75 * sum(map(len, rows.values())) + 1.2), layout="constrained")
         blocks = figure.subfigures(len(tasks), 1, squeeze=False, height_ratios=[len(rows[task]) for task in tasks])[
@@ -35,6 +37,13 @@ def alignment(result: xr.Dataset, published_curves=()) -> Figure:
             title="Perturbation against signal direction along training "
             "(bands: ± s.e. over trials; open markers: thesis Fig 3.9)",
         )  # fmt: skip
+    return figure
+
+
+def _nothing_to_draw() -> Figure:
+    with styled():
+        figure = Figure(figsize=(6, 1))
+        figure.text(0.5, 0.5, "no cell of this run is ok: nothing to draw", ha="center")
     return figure
 
 

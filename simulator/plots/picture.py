@@ -1,5 +1,7 @@
 """The figure of the study `picture`: adversarial example, signal direction, learnt regions."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -18,7 +20,7 @@ def picture(result: xr.Dataset, published_curves=()) -> Figure:
     tasks, radii, defences = result["task"].values, result["epsilon"].values, result["defence"].values
     with styled():
         figure = Figure(figsize=(3.1 * (len(defences) + 1), 3.0 + 3.2 * len(radii) * len(tasks)), layout="constrained")
-        parts = figure.subfigures(1 + len(tasks), 1, height_ratios=(3.0, *[3.1 * len(radii)] * len(tasks)))
+        parts: Any = figure.subfigures(1 + len(tasks), 1, height_ratios=(3.0, *[3.1 * len(radii)] * len(tasks)))
         _digit(parts[0], result)
         parts[0].legend(handles=_key(), loc="lower center", ncols=6, fontsize=8)
         for part, task in zip(parts[1:], tasks, strict=True):
@@ -67,7 +69,9 @@ def _frame(axes: Axes, result: xr.Dataset, task: str) -> None:
     """Training points, ground truth and limits shared by every panel of a task."""
     x, y = result[f"{task}_x"].values, result[f"{task}_y"].values
     for sign, color, marker in ((1, INNER, "o"), (-1, OUTER, "s")):
-        axes.scatter(*x[y == sign].T, s=16, c=color, marker=marker, edgecolors="white", linewidths=0.5, zorder=3)
+        axes.scatter(
+            x[y == sign, 0], x[y == sign, 1], s=16, c=color, marker=marker, edgecolors="white", linewidths=0.5, zorder=3
+        )
     settings = _truth(result, task)
     if task == "circles":
         axes.add_patch(Circle((0, 0), settings, fill=False, linestyle=":", linewidth=2, color=TRUTH, zorder=2))
@@ -126,7 +130,6 @@ def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: flo
     axes.set_title(
         f"{look(defence).label}, ε = {radius:g}: standard {errors[0]:.2f}, robust {errors[1]:.2f}", fontsize=8.5
     )
-    axes.legend(loc="lower left", fontsize=7, frameon=True, framealpha=0.9)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> str:

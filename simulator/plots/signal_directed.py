@@ -27,7 +27,8 @@ def signal_directed(result: xr.Dataset, published_curves=()) -> Figure:
                 )
                 axes.set_title(f"{variable.replace('_', ' ')}, n = {n}")
             _map(figure, figure.add_subplot(grid[index, 2]), chosen, f"n = {n}")
-        figure.axes[0].legend(loc="upper left", title="filled: measured ± s.e.\nopen: thesis Fig 4.1")
+        if figure.axes[0].get_legend_handles_labels()[0]:
+            figure.axes[0].legend(loc="upper left", title="filled: measured ± s.e.\nopen: thesis Fig 4.1")
         figure.suptitle(_title(result), fontsize=11)
     return figure
 
@@ -41,7 +42,7 @@ def _title(result: xr.Dataset) -> str:
     )
 
 
-def _batch(batch: int) -> str:
+def _batch(batch) -> str:
     return "full batch" if batch == 0 else f"batch {batch}"
 
 

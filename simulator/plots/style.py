@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Look:
+    """How a defence is drawn."""
+
     label: str
     color: str
     marker: str
@@ -56,6 +59,7 @@ def styled() -> Iterator[None]:
 
 
 def look(defence: str) -> Look:
+    """The look of a defence; one of your own gets a neutral one."""
     return DEFENCES.get(defence, Look(defence, "#CC79A7", "P", "-"))
 
 
@@ -76,15 +80,24 @@ def published(axes: Axes, defence: str, values: dict) -> None:
     )
 
 
+def _fix_layout(figure: Figure) -> None:
+    """Solve the layout once and round it: the solver's last digit differs from run to run."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position().bounds, 6))
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids)."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     with styled():
+        _fix_layout(figure)
         for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix[1:], metadata=metadata)
-            path = stem.with_suffix(suffix)
+            path = stem.with_name(stem.name + suffix)
             path.write_bytes(buffer.getvalue())
             paths.append(path)
     return paths

@@ -9,12 +9,14 @@ from simulator.studies.gallery import comparison, draw, summary
 from simulator.studies.running import Report, cores, dry_run, run
 from simulator.studies.settings import Settings, SettingsError, override, setting
 from simulator.studies.study import SCALES, Published, Study, Verdict
+from simulator.sweep import GridError
 
 STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in (picture, alignment, signal_directed)}
 
 __all__ = [
     "SCALES",
     "STUDIES",
+    "GridError",
     "Published",
     "Report",
     "Settings",
@@ -52,15 +54,21 @@ def find(name: str) -> Study:
 def _load(file: Path, attribute: str) -> Study:
     if not file.is_file():
         raise SettingsError(f"there is no file {file}: give your study as path/to/file.py:name")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"simulator_study_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise SettingsError(f"{file} is not a Python file: give your study as path/to/file.py:name")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
-    sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    # Dataclasses look their module up by name; the prefix keeps a file called json.py from replacing a library.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        raise SettingsError(f"{file} cannot be loaded ({type(error).__name__}: {error})") from error
     study = getattr(module, attribute, None)
     if not isinstance(study, Study):
         known = [name for name, value in vars(module).items() if isinstance(value, Study)]
         raise SettingsError(f"{file} has no study {attribute!r}; the studies in it are {', '.join(known) or 'none'}")
+    missing = [scale for scale in SCALES if scale not in study.scales]
+    if missing:
+        raise SettingsError(f"{file}:{attribute} has no settings for scale {', '.join(missing)}: give all of {SCALES}")
     return study

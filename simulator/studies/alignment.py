@@ -61,6 +61,7 @@ class AlignmentSettings(Settings):
             )
 
     def epsilon_of(self, task: str) -> tuple[float, ...]:
+        """The radii a task is run at."""
         return self.spheres_epsilon if task == "spheres" else self.linear_epsilon
 
 
@@ -96,6 +97,7 @@ def _settings(**changes) -> AlignmentSettings:
 
 _SCALES = {
     "smoke": _settings(
+        task=("spheres",),
         defence=("adversarial", "coap"),
         learning_rates=(0.01, 0.001),
         epochs=60,
@@ -116,12 +118,14 @@ _SCALES = {
 
 
 def task_of(settings: AlignmentSettings, name: str) -> Task:
+    """The task of that name."""
     if name == "spheres":
         return ConcentricSpheres(settings.spheres_dim, settings.inner, settings.outer)
     return LinearlySeparable(settings.linear_dim, settings.margin, settings.noise)
 
 
 def grid(settings: AlignmentSettings) -> sweep.Grid:
+    """The axes of the study and how they are walked."""
     epsilon = sorted({value for task in settings.task for value in settings.epsilon_of(task)})
     history = ("train_loss", "standard_error", "robust_error", "unstable", *_ALIGNMENTS)
     return sweep.Grid(
@@ -154,6 +158,7 @@ def _quick_attack(key, *example):
 
 
 def cell(settings: AlignmentSettings) -> sweep.Cell:
+    """Train one network and measure it."""
     rates = jnp.array(settings.learning_rates)
 
     def strong(key, *example):
@@ -246,6 +251,7 @@ def _half_way(spheres: xr.Dataset) -> tuple[float, float]:
 
 
 def notes(settings: AlignmentSettings) -> dict[str, str]:
+    """How the numbers were obtained, for the provenance of the store."""
     steps, starts = settings.attack_steps, settings.attack_starts
     return {
         "attack": f"final: apgd-ce + apgd-margin, {steps} steps, {starts} starts each, l2; "

@@ -92,5 +92,5 @@ def summary(result: xr.Dataset) -> pd.DataFrame:
             continue
         columns[str(name)], columns[f"{name}_sem"], _ = trials.over_trials(result, str(name))
     columns["trials"] = (result["status"] == "ok").sum("trial")
-    frame = xr.Dataset(columns).to_dataframe().reset_index()
+    frame = xr.Dataset(columns).to_dataframe(dim_order=axes).reset_index()
     return frame[frame["trials"] > 0]

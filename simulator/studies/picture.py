@@ -75,13 +75,16 @@ def _settings(**changes) -> PictureSettings:
 
 
 _SCALES = {
-    "smoke": _settings(epochs=50, trials=2, test=100, pixels=21, width=20),
+    "smoke": _settings(
+        task=("circles",), defence=("adversarial", "coap"), epochs=50, trials=2, test=100, pixels=21, width=20
+    ),
     "default": _settings(),
     "paper": _settings(trials=15, test=10_000, pixels=241),
 }
 
 
 def task_of(settings: PictureSettings, name: str) -> Task:
+    """The task of that name."""
     if name == "circles":
         return ConcentricSpheres(2, settings.inner, settings.outer)
     return LinearlySeparable(2, settings.margin, settings.noise)
@@ -96,7 +99,8 @@ def _attack(network, threat, x, label):
 
 
 def grid(settings: PictureSettings) -> sweep.Grid:
-    side = np.linspace(-settings.reach, settings.reach, settings.pixels)
+    """The axes of the study and how they are walked."""
+    side = np.linspace(-settings.reach, settings.reach, settings.pixels).tolist()
     return sweep.Grid(
         axes={"task": settings.task, "defence": settings.defence, "epsilon": settings.epsilon},
         trials=settings.trials,
@@ -112,6 +116,7 @@ def grid(settings: PictureSettings) -> sweep.Grid:
 
 
 def cell(settings: PictureSettings) -> sweep.Cell:
+    """Train one network and measure it."""
     side = jnp.linspace(-settings.reach, settings.reach, settings.pixels)
 
     def run(coords, key):
@@ -145,7 +150,7 @@ def cell(settings: PictureSettings) -> sweep.Cell:
 
 def exhibits(settings: PictureSettings, key: PRNGKeyArray) -> xr.Dataset:
     """The training points of trial 0, the perturbed sample with its signal, and the adversarial example on an image."""
-    variables = {}
+    variables: dict = {}
     for name in settings.task:
         x, y = _training_set(settings, name, sweep.trial_key(key, 0))
         shown = int(jnp.argmax(y < 0))
@@ -198,6 +203,7 @@ def verdict(result: xr.Dataset) -> Verdict:
 
 
 def notes(settings: PictureSettings) -> dict[str, str]:
+    """How the numbers were obtained, for the provenance of the store."""
     return {
         "attack": "training and evaluation: apgd-margin, 10 steps from the example, l2",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",

@@ -32,15 +32,18 @@ class Plan:
 
     @property
     def cells(self) -> int:
+        """Cells that will be computed."""
         per_row = len(self.grid.axes[self.grid.inner]) if self.grid.inner else 1
         return per_row * sum(len(program.rows) for program in self.programs)
 
     @property
     def peak_bytes(self) -> int:
-        return max(program.peak_bytes for program in self.programs)
+        """Memory of the largest program."""
+        return max((program.peak_bytes for program in self.programs), default=0)
 
     @property
     def result_bytes(self) -> int:
+        """Memory of the whole result."""
         return _result_bytes(self.grid, self.programs[0].outputs)
 
 
@@ -93,12 +96,15 @@ def plan(study: Study, settings: Settings, report: Report = Report(), skip: Call
     grid, cell = study.grid(settings), study.cell(settings)
     _refuse_if_too_large(f"{grid.cells:,} cells", 16.0 * grid.cells)
     blocks = [block for block in grid.blocks() if grid.rows(block) and not skip(block)]
-    if not blocks:
+    if not any(grid.rows(block) for block in grid.blocks()):
         raise sweep.GridError("no cell of the grid is wanted: nothing to run")
     report.start("compiling", len(blocks))
+    double = jnp.result_type(float) == jnp.float64
 
     def compile_one(block):
-        program = sweep.compile_block(grid, cell, block)
+        # The precision is a setting of each thread.
+        with jax.enable_x64(double):
+            program = sweep.compile_block(grid, cell, block)
         report.tick(1)
         return program
 
@@ -107,8 +113,8 @@ def plan(study: Study, settings: Settings, report: Report = Report(), skip: Call
         programs = list(pool.map(compile_one, blocks))
     report.stop()
     planned = Plan(grid, cell, programs)
-    _refuse_if_too_large(f"the result of {grid.cells:,} cells", planned.result_bytes)
     for program in programs:
+        _refuse_if_too_large(f"the result of {grid.cells:,} cells", _result_bytes(grid, program.outputs))
         _refuse_if_too_large(f"the program of {program.block or study.name}", program.peak_bytes)
     return planned
 
@@ -159,7 +165,7 @@ def run(
     if state == "complete":
         report.say(f"{study.name} is complete in {path}: nothing to compute")
         return path
-    store.make_folder(out)
+    store.check_folder(out)
     began = time.perf_counter()
     kept = store.read(path) if state == "partial" else None
     planned = plan(
@@ -196,6 +202,7 @@ def _prepare(study, settings, planned: Plan, kept, path: Path, attributes, seed:
 
 
 def _conclude(study: Study, result: xr.Dataset, path: Path, seconds: float, planned: Plan, report: Report) -> None:
+    """Say what was lost, add the standard errors, and mark the store complete."""
     counts = trials.count_by_status(result)
     lost = {name: count for name, count in counts.items() if name in ("diverged", "failed")}
     if lost:

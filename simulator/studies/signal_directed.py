@@ -111,6 +111,8 @@ _SCALES = {
 
 
 def grid(settings: SignalDirectedSettings) -> sweep.Grid:
+    """The axes of the study and how they are walked."""
+
     def wanted(cell: sweep.Coords) -> bool:
         base = all(cell[name] == getattr(settings, name)[0] for name in ("batch", "learning_rate", "momentum"))
         small = cell["n"] == min(settings.n)
@@ -132,6 +134,7 @@ def grid(settings: SignalDirectedSettings) -> sweep.Grid:
 
 
 def cell(settings: SignalDirectedSettings) -> sweep.Cell:
+    """Train one network and measure it."""
     task = LinearlySeparable(settings.dim, settings.margin, settings.noise)
     every = gcd(*settings.epoch)
     records = jnp.array([epoch // every for epoch in settings.epoch])
@@ -191,6 +194,7 @@ def verdict(result: xr.Dataset) -> Verdict:
 
 
 def notes(settings: SignalDirectedSettings) -> dict[str, str]:
+    """How the numbers were obtained, for the provenance of the store."""
     return {
         "attack": "training and evaluation: exact search along the segment",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",

@@ -1,0 +1,230 @@
+"""Figures from synthetic results: no training, only what each plot expects of a Dataset."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from simulator import plots, studies
+
+DEFENCES = ("standard", "adversarial", "coap")
+EPOCHS = (0, 5, 10)
+
+
+def filled(axes, extra, variables, *, ok=0.8, seed=0):
+    """A result over `axes` with random values in [0, 1] and a share of about `ok` ok cells; NaN in the others."""
+    rng = np.random.default_rng(seed)
+    shape = [len(values) for values in axes.values()]
+    status = np.where(rng.random(shape) < ok, "ok", rng.choice(["diverged", "failed", "not_run"], shape)).astype(object)
+    gone = status != "ok"
+    data = {"status": (tuple(axes), status)}
+    for name, dims in variables.items():
+        values = rng.random((*shape, *(len(extra[dim]) for dim in dims)))
+        values[gone] = np.nan
+        data[name] = ((*axes, *dims), values)
+    coords = {name: np.array(values, object if isinstance(values[0], str) else None) for name, values in axes.items()}
+    return xr.Dataset(data, {**coords, **{name: list(values) for name, values in extra.items()}})
+
+
+def alignment_result(defences=DEFENCES, tasks=("spheres", "linear"), epsilons=(0.1, 1.0), trials=3, ok=0.8):
+    axes = {"task": tasks, "defence": defences, "epsilon": epsilons, "trial": range(trials)}
+    histories = ("alignment_attack", "alignment_dual", "robust_error", "standard_error")
+    variables = {f"{name}_history": ("epoch",) for name in histories}
+    variables |= {"robust_error": (), "alignment_attack_samples": ("sample",)}
+    return filled(axes, {"epoch": EPOCHS, "sample": range(20)}, variables, ok=ok)
+
+
+def signal_directed_result(defences=DEFENCES, ns=(50, 1000), epsilons=(3.0, 5.5), trials=3, ok=0.8):
+    axes = {
+        "defence": defences,
+        "n": ns,
+        "batch": (0, 10),
+        "epsilon": epsilons,
+        "learning_rate": (0.1, 0.01),
+        "momentum": (0.0, 0.95),
+        "trial": range(trials),
+    }
+    variables = {"standard_error": ("epoch",), "robust_error": ("epoch",)}
+    return filled(axes, {"epoch": (50, 100)}, variables, ok=ok)
+
+
+def picture_result(defences=DEFENCES, tasks=("circles", "lines"), epsilons=(0.2, 0.9), trials=3, ok=0.8):
+    axes = {"task": tasks, "defence": defences, "epsilon": epsilons, "trial": range(trials)}
+    side = np.linspace(-3, 3, 9)
+    variables = {"margin_map": ("v", "u"), "sample_attack": ("xy",), "sample_dual": ("xy",)}
+    variables |= {"standard_error": (), "robust_error": ()}
+    result = filled(axes, {"u": side, "v": side, "xy": (1, 2)}, variables, ok=ok)
+    # Regions with a border, as of a network.
+    result["margin_map"] = result["margin_map"] - 0.5
+    return result.assign(exhibits(tasks))
+
+
+def exhibits(tasks):
+    rng = np.random.default_rng(1)
+    image = {"image": (("row", "column"), rng.random((28, 28))), "image_label": ((), 1)}
+    image["image_delta"] = (("row", "column"), rng.normal(size=(28, 28)))
+    image["image_confidence"] = (("version", "class"), np.array([[0.1, 0.9], [0.7, 0.3]]))
+    for task in tasks:
+        image |= {
+            f"{task}_x": (("point", "xy"), rng.normal(size=(10, 2))),
+            f"{task}_y": (("point",), np.array([-1, 1] * 5)),
+            f"{task}_sample": (("xy",), rng.normal(size=2)),
+            f"{task}_signal": (("xy",), np.array([1.0, 0.0])),
+        }
+    return image
+
+
+# Enough for most tests: a panel costs as much time as everything else.
+SMALL = {"alignment": {"tasks": ("spheres",)}, "picture": {"tasks": ("circles",)}, "signal-directed": {"ns": (50,)}}
+RESULTS = {"alignment": alignment_result, "signal-directed": signal_directed_result, "picture": picture_result}
+CHANGES = {
+    "everything ok": {"ok": 1},
+    "some cells are not ok": {},
+    "one trial": {"trials": 1, "ok": 1},
+    "one radius": {"epsilons": (1.0,)},
+    "standard training only": {"defences": ("standard",)},
+    "certified training only": {"defences": ("coap", "ibp", "crown-ibp")},
+    "a defence of one's own": {"defences": ("adversarial", "mine")},
+    "no cell is ok": {"ok": 0},
+}
+
+
+def draw(name, **changes):
+    study = studies.STUDIES[name]
+    return study.figure(RESULTS[name](**changes), study.published)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", RESULTS)
+def test_figures_draw_without_a_warning(name, change):
+    figure = draw(name, **SMALL[name], **CHANGES[change])
+    assert isinstance(figure, Figure)
+    # Layout included, but no pixels.
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_figures_are_independent_of_the_readers_style(name, tmp_path):
+    small = {"defences": ("adversarial", "coap"), "epsilons": (1.0,)}
+    expected = [path.read_bytes() for path in plots.save(draw(name, **small), tmp_path / "plain")]
+    with mpl.rc_context({"axes.facecolor": "black", "font.size": 20, "lines.linewidth": 9}):
+        before = dict(mpl.rcParams)
+        found = [path.read_bytes() for path in plots.save(draw(name, **small), tmp_path / "styled")]
+        assert dict(mpl.rcParams) == before
+    assert found == expected
+
+
+def test_one_task_that_failed_does_not_lose_the_other():
+    result = alignment_result(ok=1)
+    result["status"].loc[{"task": "spheres"}] = "diverged"
+    plots.alignment(result).draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("alignment", {"tasks": ("linear",)}),
+        ("alignment", {"tasks": ("linear", "spheres")}),
+        ("picture", {"tasks": ("lines",)}),
+        ("signal-directed", {"ns": (20,)}),
+    ],
+)
+def test_tasks_and_sample_sizes_are_free(name, change):
+    draw(name, **change).draw_without_rendering()
+
+
+def test_figures_show_means_of_ok_cells():
+    result = signal_directed_result(ns=(50,), ok=1)
+    result["robust_error"].loc[{"trial": 0}] = 0.9
+    result["status"].loc[{"trial": 0}] = "failed"
+    figure = plots.signal_directed(result)
+    axes = next(axes for axes in figure.axes if axes.get_title() == "robust error, n = 50")
+    base = result["robust_error"].isel(batch=0, learning_rate=0, momentum=0, epoch=-1, n=0, trial=slice(1, None))
+    drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+    for defence in DEFENCES:
+        np.testing.assert_allclose(drawn[plots.look(defence).label], base.sel(defence=defence).mean("trial"))
+
+
+def test_published_values_are_drawn_as_open_markers():
+    study = studies.STUDIES["signal-directed"]
+    figure = study.figure(signal_directed_result(), study.published)
+    axes = next(axes for axes in figure.axes if axes.get_title() == "robust error, n = 50")
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+    curves = [one for one in study.published if one.variable == "robust_error"]
+    assert len(hollow) == len(curves) == 3
+    for line, curve in zip(hollow, curves, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), list(curve.values.values()))
+    other = next(axes for axes in figure.axes if axes.get_title() == "robust error, n = 1000")
+    assert not [line for line in other.lines if line.get_markerfacecolor() == "none"]
+
+
+# ---- the look ----
+
+
+def test_defences_are_told_apart():
+    looks = [plots.look(name) for name in studies.STUDIES["alignment"].scales["paper"].defence]
+    for part in ("label", "color", "marker", "dash"):
+        assert len({getattr(one, part) for one in looks}) == len(looks)
+
+
+def test_unknown_defence_has_a_look_of_its_own():
+    mine = plots.look("mine")
+    assert mine.label == "mine"
+    known = plots.DEFENCES.values()
+    assert mine.color not in {one.color for one in known}
+    assert mine.marker not in {one.marker for one in known}
+
+
+def test_curve_draws_mean_and_band():
+    axes = Figure().subplots()
+    plots.curve(axes, "coap", [1, 2], np.array([0.2, 0.4]), np.array([0.1, np.nan]))
+    (line,), (band,) = axes.lines, axes.collections
+    assert (line.get_label(), line.get_marker(), line.get_color()) == ("COAP", "D", "#D55E00")
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((0.1, 0.3))
+
+
+# ---- files ----
+
+
+def simple_figure():
+    with plots.styled():
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([1, 2], [3, 4], label="a curve")
+        axes.set_title("a readable title")
+        axes.legend()
+    return figure
+
+
+def test_save_writes_the_same_bytes_every_time(tmp_path):
+    first = plots.save(simple_figure(), tmp_path / "one" / "figure")
+    second = plots.save(simple_figure(), tmp_path / "two" / "figure")
+    assert [path.name for path in first] == ["figure.svg", "figure.png"]
+    assert all(path.is_file() for path in first)
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert [path.read_bytes() for path in plots.save(simple_figure(), tmp_path / "one" / "figure")] == [
+        path.read_bytes() for path in second
+    ]
+
+
+def test_files_hold_no_date_and_no_version(tmp_path):
+    svg, png = (path.read_bytes() for path in plots.save(simple_figure(), tmp_path / "figure"))
+    assert b"<dc:date>" not in svg
+    assert b"Matplotlib" not in svg
+    assert b"Software" not in png
+    assert b"tIME" not in png
+    assert png.startswith(b"\x89PNG")
+
+
+def test_svg_text_stays_text(tmp_path):
+    svg = plots.save(simple_figure(), tmp_path / "figure")[0].read_text()
+    assert "a readable title</text>" in svg
+    assert "a curve</text>" in svg
+
+
+def test_name_with_a_point_keeps_it(tmp_path):
+    assert [path.name for path in plots.save(simple_figure(), tmp_path / "epsilon=0.5")] == [
+        "epsilon=0.5.svg", "epsilon=0.5.png",
+    ]  # fmt: skip

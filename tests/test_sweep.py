@@ -1,0 +1,417 @@
+"""Sweeps with cells of a few lines, against NumPy, and the statistics over their trials."""
+
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import xarray as xr
+
+from simulator import sweep, trials
+
+KEY = jr.key(3)
+WIDTHS, RATES, RADII = (2, 5), (0.1, 0.2, 0.4), (1.0, 3.0)
+
+
+def noise(trial, width):
+    """What the cells below draw, trial by trial."""
+    return np.asarray(jr.normal(jr.fold_in(KEY, trial), (width,)))
+
+
+class Counting:
+    """A cell that counts its traces; `radius` and `rate` scale noise whose shape is `width`."""
+
+    def __init__(self):
+        self.traces = []
+
+    def __call__(self, coords, key):
+        self.traces.append(coords["width"])
+        draws = jr.normal(key, (coords["width"],))
+        total = coords["radius"] + 10 * coords["rate"] + jnp.sum(draws)
+        return {"total": total, "first": draws[0], "pair": jnp.stack([total, draws[0]])}
+
+
+def grid(**changes):
+    parts = {
+        "axes": {"radius": RADII, "width": WIDTHS, "rate": RATES},
+        "trials": 3,
+        "static": ("width",),
+        "inner": "rate",
+        "dims": {"pair": ("which",)},
+        "coords": {"which": ("total", "first")},
+    }
+    return sweep.Grid(**{**parts, **changes})
+
+
+@pytest.fixture(scope="module")
+def run_once():
+    """(result, the cell that made it)."""
+    cell = Counting()
+    return sweep.run(grid(), cell, KEY), cell
+
+
+@pytest.fixture
+def result(run_once):
+    return run_once[0]
+
+
+# ---- values ----
+
+
+def test_dimensions_are_in_the_order_of_the_axes(result):
+    assert result["total"].dims == ("radius", "width", "rate", "trial")
+    assert result["pair"].dims == ("radius", "width", "rate", "trial", "which")
+    assert result["status"].dims == ("radius", "width", "rate", "trial")
+    assert result.sizes == {"radius": 2, "width": 2, "rate": 3, "trial": 3, "which": 2}
+    for name, values in {"radius": RADII, "width": WIDTHS, "rate": RATES, "trial": range(3)}.items():
+        assert list(result[name].values) == list(values)
+    assert list(result["which"].values) == ["total", "first"]
+
+
+def test_values_against_numpy(result):
+    for radius in RADII:
+        for width in WIDTHS:
+            for rate in RATES:
+                for trial in range(3):
+                    draws = noise(trial, width)
+                    cell = result.sel(radius=radius, width=width, rate=rate, trial=trial)
+                    # A few float32 roundings of numbers below 20.
+                    assert float(cell["total"]) == pytest.approx(radius + 10 * rate + draws.sum(), abs=1e-5)
+                    assert float(cell["first"]) == draws[0]
+                    np.testing.assert_array_equal(cell["pair"].values, [cell["total"], cell["first"]])
+
+
+def test_everything_ran(result):
+    assert (result["status"] == "ok").all()
+    assert trials.count_by_status(result) == {"ok": 36}
+
+
+@pytest.mark.parametrize("inner", [None, "rate", "radius"])
+@pytest.mark.parametrize("static", [(), ("radius",), ("rate", "radius")])
+def test_how_the_grid_is_walked_does_not_change_its_values(result, inner, static):
+    if inner in static:
+        pytest.skip("an axis is walked in one way")
+    found = sweep.run(grid(static=("width", *static), inner=inner), Counting(), KEY)
+    for name in result.data_vars:
+        assert found[name].dims == result[name].dims
+    xr.testing.assert_allclose(found.drop_vars("status"), result.drop_vars("status"), rtol=1e-6)
+    assert found["status"].equals(result["status"])
+
+
+def test_cells_of_a_trial_share_their_randomness(result):
+    """Common random numbers along every leaf axis; different ones in different trials."""
+    draws = result["first"]
+    assert (draws == draws.isel(radius=0, rate=0)).all()
+    assert len(np.unique(draws.isel(radius=0, rate=0, width=0))) == 3
+
+
+def test_trials_are_the_same_however_many_there_are(result):
+    more = sweep.run(grid(trials=5), Counting(), KEY)
+    xr.testing.assert_identical(more.isel(trial=slice(3)), result)
+
+
+def test_a_cell_alone_equals_the_cell_in_its_grid(result):
+    axes = {"radius": (3.0,), "width": (5,), "rate": (0.2,)}
+    alone = sweep.run(grid(axes=axes, trials=1), Counting(), KEY)
+    xr.testing.assert_allclose(alone, result.sel(radius=[3.0], width=[5], rate=[0.2], trial=[0]), rtol=1e-6)
+
+
+def test_other_keys_give_other_numbers(result):
+    other = sweep.run(grid(), Counting(), jr.key(4))
+    assert (other["first"] != result["first"]).all()
+
+
+def test_each_program_is_traced_once(run_once):
+    assert sorted(run_once[1].traces) == sorted(WIDTHS)
+
+
+def test_whole_number_axes_stay_whole():
+    seen = {}
+
+    def cell(coords, key):
+        seen.update({name: value.dtype for name, value in coords.items()})
+        return {"half": coords["count"] // 2, "product": coords["count"].astype(float) * coords["scale"]}
+
+    found = sweep.run(sweep.Grid({"count": (3, 8), "scale": (2, 0.5)}, trials=1), cell, KEY)
+    assert seen == {"count": jnp.int32, "scale": jnp.float32}
+    np.testing.assert_array_equal(found["half"].sel(scale=2, trial=0), [1, 4])
+    np.testing.assert_array_equal(found["product"].sel(trial=0), [[6, 1.5], [16, 4]])
+
+
+def test_statics_arrive_as_they_are():
+    def cell(coords, key):
+        assert isinstance(coords["name"], str)
+        assert isinstance(coords["flag"], bool)
+        return {"length": jnp.asarray(len(coords["name"]) + 10 * coords["flag"])}
+
+    axes = {"name": ("a", "bcd"), "flag": (False, True)}
+    found = sweep.run(sweep.Grid(axes, trials=1, static=("name", "flag")), cell, KEY)
+    np.testing.assert_array_equal(found["length"].values[..., 0], [[1, 11], [3, 13]])
+    assert found["name"].values.dtype == object
+    assert found.sel(name="bcd", flag=True)["length"].item() == 13
+
+
+def test_double_precision(float64):
+    found = sweep.run(sweep.Grid({"x": (0.1, 0.2)}, trials=2), lambda coords, key: {"y": coords["x"] / 3}, KEY)
+    assert found["y"].dtype == np.float64
+    np.testing.assert_array_equal(found["y"].sel(trial=1), np.array([0.1, 0.2]) / 3)
+
+
+def test_shared_trailing_dimensions():
+    def cell(coords, key):
+        path = coords["x"] * jnp.arange(1.0, 4.0)
+        return {"loss": path, "error": 2 * path, "last": path[-1]}
+
+    axes, coords = {"x": (1.0, 2.0)}, {"epoch": (0, 5, 10)}
+    found = sweep.run(sweep.Grid(axes, 1, dims={"last": ()}, shared_dims=("epoch",), coords=coords), cell, KEY)
+    np.testing.assert_array_equal(found["error"].sel(x=2.0, epoch=10, trial=0), 12)
+    assert found["loss"].dims == ("x", "trial", "epoch")
+    assert found["last"].dims == ("x", "trial")
+
+
+# ---- cells that are not ok ----
+
+
+def test_cells_that_are_not_wanted():
+    found = sweep.run(
+        grid(wanted=lambda row: row["trial"] < (2 if row["width"] == 2 else 1) and row["radius"] == 3), Counting(), KEY
+    )
+    expected = np.full((2, 2, 3, 3), "not_run", dtype=object)
+    expected[1, 0, :, :2] = expected[1, 1, :, :1] = "ok"
+    np.testing.assert_array_equal(found["status"].values, expected)
+    np.testing.assert_array_equal(found["total"].notnull().values, expected == "ok")
+    np.testing.assert_array_equal(found["pair"].notnull().values, (expected == "ok")[..., None] & np.ones(2, bool))
+
+
+def test_wanted_cells_have_the_numbers_of_the_whole_grid(result):
+    found = sweep.run(grid(wanted=lambda row: row["trial"] == 2), Counting(), KEY)
+    xr.testing.assert_allclose(found.sel(trial=[2]), result.sel(trial=[2]), rtol=1e-6)
+
+
+def test_block_without_wanted_cells_is_not_compiled():
+    cell = Counting()
+    found = sweep.run(grid(wanted=lambda row: row["width"] == 5), cell, KEY)
+    assert cell.traces == [5]
+    assert (found["status"].sel(width=2) == "not_run").all()
+
+
+def diverging(coords, key):
+    """Diverges above 0.3, in a way that leaves a finite number behind."""
+    return {"total": coords["rate"], "pair": jnp.ones(2) * coords["rate"], "diverged": coords["rate"] > 0.3}
+
+
+@pytest.mark.parametrize("inner", [None, "rate"])
+def test_diverged_cells(inner):
+    found = sweep.run(grid(inner=inner), diverging, KEY)
+    assert "diverged" not in found
+    assert (found["status"].sel(rate=0.4) == "diverged").all()
+    assert found["total"].sel(rate=0.4).isnull().all()
+    assert found["pair"].sel(rate=0.4).isnull().all()
+    assert (found["status"].sel(rate=[0.1, 0.2]) == "ok").all()
+    assert found["pair"].sel(rate=[0.1, 0.2]).notnull().all()
+    _, _, count = trials.over_trials(found, "total")
+    assert (count.sel(rate=0.4) == 0).all()
+    assert (count.sel(rate=0.1) == 3).all()
+
+
+def broken_program(program):
+    """The same program, whose second call and no other raises as the device does when its memory is full."""
+    calls = []
+
+    def run(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore lines")
+        return program.run(*arguments)
+
+    return sweep.Program(**{**vars(program), "run": run})
+
+
+def test_failed_chunk_does_not_lose_the_others(result):
+    one = grid(axes={"radius": RADII, "width": (2,), "rate": RATES})
+    (block,) = one.blocks()
+    program = sweep.compile_block(one, Counting(), block)
+    found, ticks = sweep.empty(one, program.outputs), []
+    sweep.run_block(one, broken_program(program), KEY, found, ticks.append)
+    assert len(program.rows) == 6
+    assert program.chunk == sweep.devices() == 2
+    assert ticks == [6, 6, 6]
+    # Rows go trial by trial, so the second pair of rows is trial 1.
+    assert (found["status"].sel(trial=1) == "failed").all()
+    assert found["total"].sel(trial=1).isnull().all()
+    assert (found["status"].sel(trial=[0, 2]) == "ok").all()
+    xr.testing.assert_allclose(found["total"].sel(trial=[0, 2]), result["total"].sel(trial=[0, 2], width=[2]))
+    assert found.attrs["failures"] == ["{'width': 2}: RESOURCE_EXHAUSTED: out of memory"]
+
+
+# ---- chunks and devices ----
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 41, 100])
+def test_rows_that_do_not_fill_their_chunks(count):
+    """Rows are padded to whole chunks, and the padding goes nowhere."""
+    ticks = []
+    found = sweep.run(
+        sweep.Grid({"x": (1.0,)}, trials=count), lambda coords, key: {"y": jr.uniform(key)}, KEY, ticks.append
+    )
+    expected = [float(jr.uniform(jr.fold_in(KEY, trial))) for trial in (0, count - 1)]
+    assert list(found["y"].values[0, [0, -1]]) == pytest.approx(expected)
+    assert (found["status"] == "ok").all()
+    assert sum(ticks) == count
+    assert len(ticks) <= 20
+
+
+def test_number_of_devices_does_not_change_the_numbers(result, monkeypatch):
+    monkeypatch.setattr(sweep, "devices", lambda: 1)
+    xr.testing.assert_allclose(sweep.run(grid(), Counting(), KEY), result, rtol=1e-6)
+
+
+def test_three_devices():
+    """In a fresh process, since the number of devices is fixed when JAX starts."""
+    code = """
+        import jax, jax.random as jr
+        jax.config.update("jax_num_cpu_devices", 3)
+        from simulator import sweep
+        grid = sweep.Grid({"x": (1.0, 2.0)}, trials=4)
+        found = sweep.run(grid, lambda coords, key: {"y": coords["x"] * jr.uniform(key)}, jr.key(3))
+        print(sweep.devices(), *found["y"].values.ravel())
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    count, *found = done.stdout.split()
+    draws = [float(jr.uniform(jr.fold_in(KEY, trial))) for trial in range(4)]
+    assert count == "3"
+    assert [float(value) for value in found] == pytest.approx([x * draw for x in (1, 2) for draw in draws], rel=1e-6)
+
+
+def test_program_tells_its_cost():
+    program = sweep.compile_block(grid(), Counting(), {"width": 2})
+    assert program.compile_seconds > 0
+    assert program.peak_bytes > 0
+    assert {name: leaf.shape for name, leaf in program.outputs.items()} == {"first": (), "pair": (2,), "total": ()}
+    assert sweep.time_one_row(grid(), Counting(), {"width": 2}) > 0
+
+
+def test_size_of_a_grid():
+    assert grid().cells == 36
+    assert grid().leaves == ("radius",)
+    assert grid().blocks() == [{"width": 2}, {"width": 5}]
+    huge = sweep.Grid({name: range(10**6) for name in "abcd"}, trials=1)
+    assert huge.cells == pytest.approx(1e24)
+
+
+# ---- grids that cannot be run ----
+
+BAD_GRIDS = {
+    "unknown static": ({"static": ("depth",)}, "'depth' is not an axis of the grid: the axes are radius, width, rate"),
+    "unknown inner": ({"inner": "depth"}, "'depth' is not an axis of the grid"),
+    "empty axis": ({"axes": {"width": (), "rate": RATES}}, "axis 'width' has no values: give at least one"),
+    "repeated value": ({"axes": {"width": (2, 2), "rate": RATES}}, r"axis 'width' repeats a value in \[2, 2\]"),
+    "no trials": ({"trials": 0}, "trials is 0: give at least 1"),
+    "inner is static": ({"static": ("rate",)}, "'rate'"),
+    "trial is taken": ({"axes": {"trial": (1, 2)}, "static": (), "inner": None}, "'trial'"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_GRIDS)
+def test_impossible_grid(what):
+    changes, message = BAD_GRIDS[what]
+    with pytest.raises(sweep.GridError, match=message):
+        grid(**changes)
+
+
+@pytest.mark.parametrize("dims", [{}, {"pair": ("one", "two")}])
+def test_array_without_names_for_its_dimensions(dims):
+    with pytest.raises(sweep.GridError, match=r"the cell returns 'pair' of shape \(2,\): name its dimensions in dims"):
+        sweep.run(grid(dims=dims), Counting(), KEY)
+
+
+def test_coordinate_of_another_length():
+    with pytest.raises(ValueError, match="which"):
+        sweep.run(grid(coords={"which": (1, 2, 3)}), Counting(), KEY)
+
+
+def test_nothing_is_wanted():
+    with pytest.raises(sweep.GridError, match="no cell of the grid is wanted: nothing to run"):
+        sweep.run(grid(wanted=lambda row: False), Counting(), KEY)
+
+
+# ---- statistics over trials ----
+
+
+def dataset(values, status=None):
+    """values [defence, trial]."""
+    values = np.asarray(values, float)
+    status = np.full(values.shape, "ok", object) if status is None else np.asarray(status, object)
+    names = ("defence", "trial")
+    variables = {"error": (names, values), "error_se_test": (names, values / 10), "status": (names, status)}
+    return xr.Dataset(
+        variables, {"defence": np.array(["coap", "adversarial"], object), "trial": np.arange(values.shape[1])}
+    )
+
+
+VALUES = np.array([[0.4, 0.7, 0.1, 0.9], [0.3, 0.2, 0.5, 0.1]])
+STATUS = [["ok", "ok", "diverged", "ok"], ["ok", "failed", "ok", "not_run"]]
+
+
+def test_mean_and_standard_error():
+    mean, sem, count = trials.over_trials(dataset(VALUES), "error")
+    np.testing.assert_allclose(mean, VALUES.mean(1))
+    np.testing.assert_allclose(sem, VALUES.std(1, ddof=1) / 2)
+    np.testing.assert_array_equal(count, [4, 4])
+
+
+def test_cells_that_are_not_ok_are_left_out():
+    mean, sem, count = trials.over_trials(dataset(VALUES, STATUS), "error")
+    kept = [VALUES[0, [0, 1, 3]], VALUES[1, [0, 2]]]
+    np.testing.assert_allclose(mean, [one.mean() for one in kept])
+    np.testing.assert_allclose(sem, [one.std(ddof=1) / np.sqrt(one.size) for one in kept])
+    np.testing.assert_array_equal(count, [3, 2])
+
+
+def test_undefined_values_of_ok_cells_are_left_out():
+    mean, sem, count = trials.over_trials(dataset([[np.nan, 0.2, 0.4], [np.nan] * 3]), "error")
+    np.testing.assert_allclose(mean, [0.3, np.nan])
+    np.testing.assert_allclose(sem, [0.1, np.nan])
+    np.testing.assert_array_equal(count, [2, 0])
+
+
+def test_one_trial_has_no_standard_error():
+    mean, sem, count = trials.over_trials(dataset(VALUES[:, :1]), "error")
+    np.testing.assert_allclose(mean, VALUES[:, 0])
+    assert np.isnan(sem).all()
+    np.testing.assert_array_equal(count, [1, 1])
+
+
+def test_paired_difference():
+    mean, sem = trials.paired_difference(dataset(VALUES), "error", defence=("coap", "adversarial"))
+    difference = VALUES[0] - VALUES[1]
+    assert float(mean) == pytest.approx(difference.mean())
+    assert float(sem) == pytest.approx(difference.std(ddof=1) / 2)
+
+
+def test_paired_difference_cancels_what_a_trial_shares():
+    shared = np.random.default_rng(0).normal(size=50) * 100
+    mean, sem = trials.paired_difference(dataset([shared + 1, shared]), "error", defence=("coap", "adversarial"))
+    assert float(mean) == pytest.approx(1)
+    assert float(sem) < 1e-10
+
+
+def test_paired_difference_leaves_out_trials_where_either_is_not_ok():
+    mean, sem = trials.paired_difference(dataset(VALUES, STATUS), "error", defence=("coap", "adversarial"))
+    assert float(mean) == pytest.approx(VALUES[0, 0] - VALUES[1, 0])
+    assert np.isnan(sem)
+
+
+def test_standard_errors_of_a_whole_result():
+    found = trials.with_sem(dataset(VALUES))
+    assert set(found) == {"error", "error_se_test", "error_sem", "status"}
+    np.testing.assert_allclose(found["error_sem"], VALUES.std(1, ddof=1) / 2)
+    assert set(trials.with_sem(found)) == set(found)
+
+
+def test_counts_by_status():
+    assert trials.count_by_status(dataset(VALUES, STATUS)) == {"diverged": 1, "failed": 1, "not_run": 1, "ok": 5}
