@@ -72,7 +72,9 @@ def read(path: Path) -> xr.Dataset:
     try:
         result = xr.load_dataset(path, engine="zarr", consolidated=False)
     except Exception as error:  # whatever a damaged directory makes the reader raise
-        raise StoreError(f"{path} is not a readable result store ({type(error).__name__}: {error})") from error
+        raise StoreError(
+            f"{path} is not a readable result store ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
     missing = [name for name in IDENTITY if name not in result.attrs]
     if missing or "status" not in result:
         raise StoreError(f"{path} is not a result store of this program: it lacks {', '.join(missing) or 'status'}")

@@ -86,7 +86,7 @@ def _truth(result: xr.Dataset, task: str) -> float:
     """Where the ground truth lies: the mean distance of the two classes from the centre, or from the line."""
     x, y = result[f"{task}_x"].values, result[f"{task}_y"].values
     size = np.linalg.norm(x, axis=1) if task == "circles" else x[:, 0]
-    return (size[y > 0].mean() + size[y < 0].mean()) / 2
+    return float(size[y > 0].mean() + size[y < 0].mean()) / 2
 
 
 def _arrow(axes: Axes, start, vector, color: str, width: float = 1.8) -> None:

@@ -51,6 +51,10 @@ def find(name: str) -> Study:
     return _load(Path(file), attribute)
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _load(file: Path, attribute: str) -> Study:
     if not file.is_file():
         raise SettingsError(f"there is no file {file}: give your study as path/to/file.py:name")
@@ -63,7 +67,7 @@ def _load(file: Path, attribute: str) -> Study:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's own code raises
-        raise SettingsError(f"{file} cannot be loaded ({type(error).__name__}: {error})") from error
+        raise SettingsError(f"{file} cannot be loaded ({type(error).__name__}: {_one_line(error)})") from error
     study = getattr(module, attribute, None)
     if not isinstance(study, Study):
         known = [name for name, value in vars(module).items() if isinstance(value, Study)]

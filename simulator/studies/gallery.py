@@ -92,5 +92,6 @@ def summary(result: xr.Dataset) -> pd.DataFrame:
             continue
         columns[str(name)], columns[f"{name}_sem"], _ = trials.over_trials(result, str(name))
     columns["trials"] = (result["status"] == "ok").sum("trial")
-    frame = xr.Dataset(columns).to_dataframe(dim_order=axes).reset_index()
+    table = xr.Dataset(columns)
+    frame = table.to_dataframe(dim_order=[*axes, *(dim for dim in table.dims if dim not in axes)]).reset_index()
     return frame[frame["trials"] > 0]
