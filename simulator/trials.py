@@ -29,6 +29,15 @@ def _statistics(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray, xr.Da
     return mean, np.sqrt(spread / some), count
 
 
+def first_run(result: xr.Dataset, *names: str) -> xr.Dataset:
+    """`result` at the first position along each named axis at which any cell was run (an axis it lacks is skipped)."""
+    for name in names:
+        if name in result.dims:
+            others = [dim for dim in result["status"].dims if dim != name]
+            result = result.isel({name: int((result["status"] != "not_run").any(others).values.argmax())})
+    return result
+
+
 def with_sem(result: xr.Dataset) -> xr.Dataset:
     """Add `<name>_sem`, the standard error over trials, for every variable but `status` and `*_se_test`."""
     names = [name for name in result.data_vars if "trial" in result[name].dims and name != "status"]

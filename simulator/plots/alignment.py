@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from simulator.plots.style import curve, look, published, styled
-from simulator.trials import over_trials, paired_difference
+from simulator.trials import first_run, over_trials, paired_difference
 
 _PANELS = {
     "alignment_attack_history": "cosine of the attack\nwith the signal",
@@ -18,7 +18,7 @@ _PANELS = {
 
 def alignment(result: xr.Dataset, published_curves=()) -> Figure:
     """Per task a block: a row per radius with four histories and the distribution of the final cosines."""
-    rows = {task: _radii(result.sel(task=task)) for task in result["task"].values}
+    rows = {task: _radii(_task(result, task)) for task in result["task"].values}
     tasks = [task for task in rows if rows[task]]
     if not tasks:
         return _nothing_to_draw()
@@ -28,9 +28,7 @@ def alignment(result: xr.Dataset, published_curves=()) -> Figure:
             :, 0
         ]
         for block, task in zip(blocks, tasks, strict=True):
-            _block(
-                block, result.sel(task=task), task, rows[task], [c for c in published_curves if c.at["task"] == task]
-            )
+            _block(block, _task(result, task), task, rows[task], [c for c in published_curves if c.at["task"] == task])
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside upper center", ncols=len(labels),
@@ -38,6 +36,11 @@ def alignment(result: xr.Dataset, published_curves=()) -> Figure:
             "(bands: ± s.e. over trials; open markers: thesis Fig 3.9)",
         )  # fmt: skip
     return figure
+
+
+def _task(result: xr.Dataset, task: str) -> xr.Dataset:
+    """One task at the first n and dimension it was run at."""
+    return first_run(result.sel(task=task), "n", "dim")
 
 
 def _nothing_to_draw() -> Figure:

@@ -17,6 +17,7 @@ _DIGITS = ("3", "8")
 def picture(result: xr.Dataset, published_curves=()) -> Figure:
     """Top: an adversarial example on a digit.  Below, per task: the signal picture, then the regions per radius."""
     del published_curves  # the talk's pictures are drawings, not data
+    result = result.isel(n=0, dim=0, missing_dims="ignore")
     tasks, radii, defences = result["task"].values, result["epsilon"].values, result["defence"].values
     with styled():
         figure = Figure(figsize=(3.1 * (len(defences) + 1), 3.0 + 3.2 * len(radii) * len(tasks)), layout="constrained")

@@ -18,7 +18,7 @@ def signal_directed(result: xr.Dataset, published_curves=()) -> Figure:
         figure = Figure(figsize=(12.5, 3.6 * len(rows) + 0.6), layout="constrained")
         grid = figure.add_gridspec(len(rows), 3, width_ratios=(1, 1, 1.5))
         for index, n in enumerate(rows):
-            chosen = result.sel(n=n)
+            chosen = result.sel(n=n).isel(dim=0, missing_dims="ignore")
             base = chosen.isel(batch=0, learning_rate=0, momentum=0, epoch=-1)
             for column, variable in enumerate(("standard_error", "robust_error")):
                 axes = figure.add_subplot(grid[index, column])

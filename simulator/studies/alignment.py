@@ -34,13 +34,13 @@ class AlignmentSettings(Settings):
     momentum: float = setting("of SGD", low=0, high=0.999)
     epochs: int = setting("full-batch epochs of training", low=1)
     every: int = setting("epochs between two points of the history; divides epochs", low=1)
-    spheres_dim: int = setting("dimension of the spheres", low=2)
+    spheres_dim: tuple[int, ...] = setting("dimension of the spheres", low=2)
     inner: float = setting("radius of the inner sphere (y = +1)", above=0)
     outer: float = setting("radius of the outer sphere (y = -1)", above=0)
-    linear_dim: int = setting("dimension of the linear data", low=2)
+    linear_dim: tuple[int, ...] = setting("dimension of the linear data", low=2)
     margin: float = setting("gamma of the linear data: half the class separation", above=0)
     noise: float = setting("sigma of the linear data", low=0)
-    n: int = setting("training examples", low=2)
+    n: tuple[int, ...] = setting("training examples", low=2)
     width: int = setting("hidden neurons", low=1)
     test: int = setting("test examples per trial, and validation examples", low=1)
     history_test: int = setting("test examples behind each point of the history", low=1)
@@ -64,6 +64,10 @@ class AlignmentSettings(Settings):
         """The radii a task is run at."""
         return self.spheres_epsilon if task == "spheres" else self.linear_epsilon
 
+    def dim_of(self, task: str) -> tuple[int, ...]:
+        """The dimensions a task is run at."""
+        return self.spheres_dim if task == "spheres" else self.linear_dim
+
 
 def _settings(**changes) -> AlignmentSettings:
     """The published setting (thesis Fig 3.9 and appendix C.2), with what a scale changes."""
@@ -77,13 +81,13 @@ def _settings(**changes) -> AlignmentSettings:
         "momentum": 0.95,
         "epochs": 300,
         "every": 5,
-        "spheres_dim": 100,
+        "spheres_dim": (100,),
         "inner": 1.0,
         "outer": 12.0,
-        "linear_dim": 1000,
+        "linear_dim": (1000,),
         "margin": 6.0,
         "noise": 1.0,
-        "n": 50,
+        "n": (50,),
         "width": 100,
         "trials": 15,
         "test": 10_000,
@@ -102,8 +106,8 @@ _SCALES = {
         learning_rates=(0.01, 0.001),
         epochs=60,
         every=20,
-        spheres_dim=20,
-        linear_dim=50,
+        spheres_dim=(20,),
+        linear_dim=(50,),
         width=20,
         trials=2,
         test=100,
@@ -117,22 +121,31 @@ _SCALES = {
 }
 
 
-def task_of(settings: AlignmentSettings, name: str) -> Task:
-    """The task of that name."""
+def task_of(settings: AlignmentSettings, name: str, dim: int) -> Task:
+    """The task of that name and dimension."""
     if name == "spheres":
-        return ConcentricSpheres(settings.spheres_dim, settings.inner, settings.outer)
-    return LinearlySeparable(settings.linear_dim, settings.margin, settings.noise)
+        return ConcentricSpheres(dim, settings.inner, settings.outer)
+    return LinearlySeparable(dim, settings.margin, settings.noise)
 
 
 def grid(settings: AlignmentSettings) -> sweep.Grid:
     """The axes of the study and how they are walked."""
+    dim = sorted({value for task in settings.task for value in settings.dim_of(task)})
     epsilon = sorted({value for task in settings.task for value in settings.epsilon_of(task)})
     history = ("train_loss", "standard_error", "robust_error", "unstable", *_ALIGNMENTS)
     return sweep.Grid(
-        axes={"task": settings.task, "defence": settings.defence, "epsilon": tuple(epsilon)},
+        axes={
+            "task": settings.task,
+            "defence": settings.defence,
+            "n": settings.n,
+            "dim": tuple(dim),
+            "epsilon": tuple(epsilon),
+        },
         trials=settings.trials,
-        static=("task", "defence"),
-        wanted=lambda cell: cell["epsilon"] in settings.epsilon_of(cell["task"]),
+        static=("task", "defence", "n", "dim"),
+        wanted=lambda cell: (
+            cell["epsilon"] in settings.epsilon_of(cell["task"]) and cell["dim"] in settings.dim_of(cell["task"])
+        ),
         dims={
             **{f"{name}_history": ("epoch",) for name in history},
             **{f"{name}_samples": ("sample",) for name in _ALIGNMENTS},
@@ -165,9 +178,9 @@ def cell(settings: AlignmentSettings) -> sweep.Cell:
         return attacks.strongest(key, *example, steps=settings.attack_steps, count=settings.attack_starts)
 
     def run(coords, key):
-        task, threat = task_of(settings, coords["task"]), L2(coords["epsilon"])
+        task, threat = task_of(settings, coords["task"], coords["dim"]), L2(coords["epsilon"])
         data_key, init_key, batch_key, validation_key, test_key, history_key = jr.split(key, 6)
-        x, y = task.sample(data_key, settings.n)
+        x, y = task.sample(data_key, coords["n"])
         start = networks.mlp(init_key, task.dim, (settings.width,))
         loss = loss_of(coords["defence"], _training_attack)
 
@@ -219,7 +232,7 @@ def verdict(result: xr.Dataset) -> Verdict:
         return Verdict(
             False, "needs the task spheres and the defences coap and adversarial; run them to test the claim"
         )
-    spheres = result.sel(task="spheres")
+    spheres = trials.first_run(result.sel(task="spheres"), "n", "dim")
     radii = spheres["epsilon"].values[(spheres["status"] == "ok").any(("defence", "trial")).values]
     if len(radii) < 2 or spheres["trial"].size < 2:
         return Verdict(False, "needs a small and a large radius on the spheres and at least 2 trials to test the claim")
@@ -265,7 +278,7 @@ def notes(settings: AlignmentSettings) -> dict[str, str]:
 
 
 def _published(defence: str, variable: str, values: dict[float, float]) -> Published:
-    at = {"task": "spheres", "defence": defence, "epsilon": 1.0}
+    at = {"task": "spheres", "defence": defence, "n": 50, "dim": 100, "epsilon": 1.0}
     source = "De Bartolomeis, master thesis, Fig 3.9 (digitised; its radius is not printed, ours is 1)"
     return Published(f"{variable}_history", at, "epoch", values, source)
 

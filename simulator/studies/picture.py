@@ -30,7 +30,7 @@ class PictureSettings(Settings):
     outer: float = setting("radius of the outer circle (y = -1)", above=0)
     margin: float = setting("gamma of the lines: half their distance", above=0)
     noise: float = setting("sigma of the lines", low=0)
-    n: int = setting("training examples", low=2)
+    n: tuple[int, ...] = setting("training examples", low=2)
     width: int = setting("hidden neurons", low=1)
     learning_rate: float = setting("of SGD", above=0)
     momentum: float = setting("of SGD", low=0, high=0.999)
@@ -61,7 +61,7 @@ def _settings(**changes) -> PictureSettings:
         "outer": 3.0,
         "margin": 1.0,
         "noise": 1.0,
-        "n": 50,
+        "n": (50,),
         "width": 100,
         "learning_rate": 0.05,
         "momentum": 0.9,
@@ -90,8 +90,8 @@ def task_of(settings: PictureSettings, name: str) -> Task:
     return LinearlySeparable(2, settings.margin, settings.noise)
 
 
-def _training_set(settings: PictureSettings, name: str, trial_key: PRNGKeyArray):
-    return task_of(settings, name).sample(jr.split(trial_key, 3)[0], settings.n)
+def _training_set(settings: PictureSettings, name: str, n: int, trial_key: PRNGKeyArray):
+    return task_of(settings, name).sample(jr.split(trial_key, 3)[0], n)
 
 
 def _attack(network, threat, x, label):
@@ -102,9 +102,15 @@ def grid(settings: PictureSettings) -> sweep.Grid:
     """The axes of the study and how they are walked."""
     side = np.linspace(-settings.reach, settings.reach, settings.pixels).tolist()
     return sweep.Grid(
-        axes={"task": settings.task, "defence": settings.defence, "epsilon": settings.epsilon},
+        axes={
+            "task": settings.task,
+            "defence": settings.defence,
+            "n": settings.n,
+            "dim": (2,),
+            "epsilon": settings.epsilon,
+        },
         trials=settings.trials,
-        static=("task", "defence"),
+        static=("task", "defence", "n", "dim"),
         inner="epsilon",
         dims={
             "margin_map": ("v", "u"),
@@ -121,7 +127,7 @@ def cell(settings: PictureSettings) -> sweep.Cell:
 
     def run(coords, key):
         task, threat = task_of(settings, coords["task"]), L2(coords["epsilon"])
-        x, y = _training_set(settings, coords["task"], key)
+        x, y = _training_set(settings, coords["task"], coords["n"], key)
         _, init_key, test_key = jr.split(key, 3)
         start = networks.mlp(init_key, 2, (settings.width,))
         recipe = train.Recipe(settings.learning_rate, settings.momentum, epochs=settings.epochs)
@@ -152,7 +158,7 @@ def exhibits(settings: PictureSettings, key: PRNGKeyArray) -> xr.Dataset:
     """The training points of trial 0, the perturbed sample with its signal, and the adversarial example on an image."""
     variables: dict = {}
     for name in settings.task:
-        x, y = _training_set(settings, name, sweep.trial_key(key, 0))
+        x, y = _training_set(settings, name, settings.n[0], sweep.trial_key(key, 0))
         shown = int(jnp.argmax(y < 0))
         signal = task_of(settings, name).signal(x[shown], y[shown])
         variables |= {
@@ -191,7 +197,9 @@ def verdict(result: xr.Dataset) -> Verdict:
         )
     if result["epsilon"].size < 2 or result["trial"].size < 2:
         return Verdict(False, "needs two radii and at least 2 trials to test the claim")
-    gap, sem = trials.paired_difference(result.sel(task="circles"), "robust_error", defence=("coap", "adversarial"))
+    gap, sem = trials.paired_difference(
+        result.sel(task="circles").isel(n=0, dim=0), "robust_error", defence=("coap", "adversarial")
+    )
     small, large = float(gap[0]), float(gap[-1])
     held = large > 2 * float(sem[-1]) and small < large / 2
     sentence = (

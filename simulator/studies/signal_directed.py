@@ -36,7 +36,7 @@ class SignalDirectedSettings(Settings):
     large_trials: int = setting("trials of the base recipe for all but the smallest n", low=1)
     map_trials: int = setting("trials of every other recipe at the smallest n", low=1)
     large_map_trials: int = setting("trials of every other recipe for all but the smallest n", low=1)
-    dim: int = setting("dimension of the data", low=2)
+    dim: tuple[int, ...] = setting("dimension of the data", low=2)
     margin: float = setting("gamma: half the class separation", above=0)
     noise: float = setting("sigma of every coordinate but the signal", low=0)
     width: int = setting("hidden neurons", low=1)
@@ -62,7 +62,7 @@ _DEFAULT = SignalDirectedSettings(
     large_trials=2,
     map_trials=2,
     large_map_trials=1,
-    dim=1000,
+    dim=(1000,),
     margin=6.0,
     noise=1.0,
     width=100,
@@ -82,7 +82,7 @@ _SCALES = {
         large_trials=1,
         map_trials=1,
         large_map_trials=1,
-        dim=200,
+        dim=(200,),
         margin=6.0,
         noise=1.0,
         width=20,
@@ -101,13 +101,16 @@ _SCALES = {
         large_trials=3,
         map_trials=2,
         large_map_trials=1,
-        dim=1000,
+        dim=(1000,),
         margin=6.0,
         noise=1.0,
         width=100,
         test=100_000,
     ),
 }
+
+
+_AXES = ("defence", "n", "dim", "batch", "epsilon", "learning_rate", "momentum")
 
 
 def grid(settings: SignalDirectedSettings) -> sweep.Grid:
@@ -121,11 +124,9 @@ def grid(settings: SignalDirectedSettings) -> sweep.Grid:
         return cell["trial"] < (settings.map_trials if small else settings.large_map_trials)
 
     return sweep.Grid(
-        axes={
-            name: getattr(settings, name) for name in ("defence", "n", "batch", "epsilon", "learning_rate", "momentum")
-        },
+        axes={name: getattr(settings, name) for name in _AXES},
         trials=settings.trials,
-        static=("defence", "n", "batch"),
+        static=("defence", "n", "dim", "batch"),
         inner="epsilon",
         wanted=wanted,
         shared_dims=("epoch",),
@@ -135,14 +136,14 @@ def grid(settings: SignalDirectedSettings) -> sweep.Grid:
 
 def cell(settings: SignalDirectedSettings) -> sweep.Cell:
     """Train one network and measure it."""
-    task = LinearlySeparable(settings.dim, settings.margin, settings.noise)
     every = gcd(*settings.epoch)
     records = jnp.array([epoch // every for epoch in settings.epoch])
 
     def run(coords, key):
         data_key, init_key, batch_key, test_key = jr.split(key, 4)
+        task = LinearlySeparable(coords["dim"], settings.margin, settings.noise)
         x, y = task.sample(data_key, coords["n"])
-        network = networks.mlp(init_key, settings.dim, (settings.width,))
+        network = networks.mlp(init_key, task.dim, (settings.width,))
         # The segment is symmetric, so the fixed direction gives the same set as each example's own signal.
         threat = SignalDirected(coords["epsilon"], task.direction)
         recipe = train.Recipe(
@@ -177,14 +178,16 @@ def verdict(result: xr.Dataset) -> Verdict:
         return Verdict(False, "needs the defences coap and adversarial; run both to test the claim")
     if result["trial"].size < 2:
         return Verdict(False, "one trial has no standard error; run at least 2 to test the claim")
-    gap, sem = trials.paired_difference(_base(result).isel(n=0), "robust_error", defence=("coap", "adversarial"))
-    every, _ = trials.paired_difference(result.isel(n=0), "robust_error", defence=("coap", "adversarial"))
+    smallest = result.isel(n=0, dim=0)
+    gap, sem = trials.paired_difference(_base(smallest), "robust_error", defence=("coap", "adversarial"))
+    every, _ = trials.paired_difference(smallest, "robust_error", defence=("coap", "adversarial"))
     recipes = every.stack(recipe=("batch", "learning_rate", "momentum", "epoch")).mean("epsilon")
     positive = int((recipes > 0).sum())
     held = bool(((gap - 2 * sem) > 0).all())
     least = gap.isel(epsilon=int(np.argmin(gap.values)))
     sentence = (
-        f"COAP minus adversarial robust error at n = {int(result['n'][0])} is {float(gap.max()):+.3f} at most and "
+        f"COAP minus adversarial robust error at n = {int(smallest['n'])}, d = {int(smallest['dim'])} is "
+        f"{float(gap.max()):+.3f} at most and "
         f"{float(least):+.3f} at least (epsilon {float(least['epsilon']):g}), "
         f"{'more' if held else 'not always more'} than 2 paired standard errors above 0 over "
         f"{int(result['trial'].size)} trials; averaged over epsilon it is positive for {positive} of "
@@ -207,7 +210,7 @@ def notes(settings: SignalDirectedSettings) -> dict[str, str]:
 def _published(defence: str, variable: str, values: tuple[float, ...]) -> Published:
     return Published(
         variable,
-        {"defence": defence, "n": 50, **BASE},
+        {"defence": defence, "n": 50, "dim": 1000, **BASE},
         "epsilon",
         dict(zip(EPSILONS, values, strict=True)),
         "De Bartolomeis, master thesis, Fig 4.1 (digitised, about 0.002)",
