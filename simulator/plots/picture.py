@@ -23,7 +23,7 @@ def picture(result: xr.Dataset, published_curves=()) -> Figure:
         figure = Figure(figsize=(3.1 * (len(defences) + 1), 3.0 + 3.2 * len(radii) * len(tasks)), layout="constrained")
         parts: Any = figure.subfigures(1 + len(tasks), 1, height_ratios=(3.0, *[3.1 * len(radii)] * len(tasks)))
         _digit(parts[0], result)
-        parts[0].legend(handles=_key(), loc="lower center", ncols=6, fontsize=8)
+        parts[0].legend(handles=_key(), loc="outside lower center", ncols=6, fontsize=8)
         for part, task in zip(parts[1:], tasks, strict=True):
             axes = part.subplots(len(radii), len(defences) + 1, squeeze=False)
             for row, radius in enumerate(radii):
