@@ -266,7 +266,7 @@ def _fail(sentence: str, code: int = 2) -> int:
 
 def _prepare(arguments: list[str]) -> None:
     """One virtual device per core, and the commands of the studies, including one of the user's own."""
-    if jax.config.jax_num_cpu_devices != studies.cores():
+    if getattr(jax.config, "jax_num_cpu_devices", None) != studies.cores():
         jax.config.update("jax_num_cpu_devices", studies.cores())
     for name, study in studies.STUDIES.items():
         _add(study, name)
