@@ -49,7 +49,7 @@ def _key() -> list:
 
 
 def _digit(part: SubFigure, result: xr.Dataset) -> None:
-    part.suptitle("An adversarial example: a small perturbation changes the prediction")
+    part.suptitle("An image, an attack on it, and both predictions")
     axes = part.subplots(1, 3)
     image, delta, label = result["image"].values, result["image_delta"].values, int(result["image_label"])
     reach, names = np.abs(delta).max(), []

@@ -37,8 +37,8 @@ def _title(result: xr.Dataset) -> str:
     recipe = [f"learning rate {result['learning_rate'].values[0]:g}", _batch(result["batch"].values[0])]
     recipe += [f"momentum {result['momentum'].values[0]:g}", f"{result['epoch'].values[-1]} epochs"]
     return (
-        f"Threat along the signal: ST < AT < COAP in robust error at the base recipe ({', '.join(recipe)});\n"
-        "right: the COAP − AT gap depends on where training stops"
+        f"Threat along the signal: errors at the base recipe ({', '.join(recipe)});\n"
+        "right: the COAP − AT gap in robust error for every recipe and stopping time"
     )
 
 

@@ -220,7 +220,7 @@ def _published(defence: str, variable: str, values: tuple[float, ...]) -> Publis
 STUDY = Study(
     name="signal-directed",
     claim="With perturbations along the signal and few samples, COAP ends with a higher robust error than adversarial "
-    "training at every epsilon, and both with a higher one than standard training.",
+    "training at every epsilon.",
     scales=_SCALES,
     grid=grid,
     cell=cell,
