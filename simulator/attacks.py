@@ -18,7 +18,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from simulator.networks import Affine, Network, ReLU, contrast, cross_entropy, margins, others
-from simulator.threats import Segments, SignalDirected, Threat
+from simulator.threats import L2, Segments, SignalDirected, Threat
 
 
 class Attack(eqx.Module):
@@ -63,6 +63,74 @@ def _each_piece(threat: Threat, attack: Callable[[Threat], Attack]) -> Attack:
     return attack(threat) if pieces is None else weakest(jax.vmap(attack)(pieces))
 
 
+class _Walk(eqx.Module):
+    """The perturbations an iterative attack moves among, as points of any coordinates in which a sum is a sum."""
+
+    first: Array
+    """The point the attack starts at."""
+    ascend: Callable
+    """point -> ((objective, smallest margin), gradient)."""
+    worst: Callable
+    """gradient -> the member of the threat furthest along it, as a point."""
+    project: Callable
+    """point -> the nearest member of the threat, as a point."""
+    attack: Callable
+    """(point, smallest margin there) -> the same as an `Attack`."""
+
+
+def _walk(network: Network, threat: Threat, x, label, objective: Objective, start) -> _Walk:
+    """Perturbations themselves, or the same ones in the coordinates of the first layer where that is cheaper."""
+    affine = network.layers[0]
+    if len(network.layers) > 1 and isinstance(threat, L2) and affine.weight.shape[0] < 2 * affine.weight.shape[1]:
+        return _hidden_walk(network, threat, x, label, objective, start)
+    first = threat.project(jnp.zeros_like(x) if start is None else start)
+    value = _objective(objective, network, x, label)
+    return _Walk(first, jax.value_and_grad(value, has_aux=True), threat.worst, threat.project, Attack)
+
+
+def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, start) -> _Walk:
+    """An l2 attack without a product over the d inputs in any step, for networks whose first layer W is affine.
+
+    Every gradient with respect to x is W^T g, so the iterates are delta = W^T c + s start.  A point holds v = (c, s)
+    and M v, where M is the Gram matrix of the rows of W and the start: M v begins with W delta, all the rest of the
+    network needs to know, and v . M v = |delta|^2.  A step costs one product with W W^T, which all examples share; it
+    is the cheaper form while h < 2 d.
+    """
+    affine, rest = network.layers[0], Network(network.layers[1:])
+    gram, z = affine.weight @ affine.weight.T, affine(x)
+    neurons, radius = gram.shape[0], jnp.asarray(ball.radius, x.dtype)
+    value = _objective(objective, rest, z, label)
+    along = None if start is None else affine.weight @ start
+
+    def point(v):
+        if along is None:
+            return jnp.stack([v, gram @ v])
+        image = gram @ v[:neurons] + v[neurons] * along
+        return jnp.stack([v, jnp.append(image, along @ v[:neurons] + v[neurons] * (start @ start))])
+
+    def to_length(point, length):
+        square = point[0] @ point[1]
+        return point * jnp.where(square > 0, length * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+
+    def ascend(point):
+        return jax.value_and_grad(value, has_aux=True)(point[1, :neurons])
+
+    def worst(gradient):
+        return to_length(point(gradient if along is None else jnp.append(gradient, jnp.zeros(1, x.dtype))), radius)
+
+    def project(point):
+        return jnp.where(point[0] @ point[1] > radius**2, to_length(point, radius), point)
+
+    def attack(point, _):
+        delta = point[0, :neurons] @ affine.weight
+        # Where rows of W cancel, v . M v is a poor length: the ball decides once more, in full.
+        delta = ball.project(delta if start is None else delta + point[0, neurons] * start)
+        return Attack(delta, jnp.min(margins(network, x + delta, label)))
+
+    first = point(jnp.zeros(neurons, x.dtype) if along is None else jnp.zeros(neurons + 1, x.dtype).at[neurons].set(1))
+    return _Walk(project(first), ascend, worst, project, attack)
+
+
 def fgsm(network: Network, threat: Threat, x, label, objective: Objective = "cross-entropy") -> Attack:
     """One step to the edge of the threat along the gradient at x (Goodfellow et al., 2015)."""
     value = _objective(objective, network, x, label)
@@ -87,26 +155,25 @@ def pgd(
 
     `step_size` is a share of the radius; `start` (default 0) is projected first.  Source: Madry et al. (2018).
     """
-    value = _objective(objective, network, x, label)
-    ascend = jax.value_and_grad(value, has_aux=True)
 
     def on_piece(piece: Threat) -> Attack:
-        def step(state, _):
-            delta, best, best_value = state
-            (now, least), gradient = ascend(delta)
-            best = _keep_better(now > best_value, Attack(delta, least), best)
-            return (piece.project(delta + step_size * piece.worst(gradient)), best, jnp.maximum(now, best_value)), None
+        walk = _walk(network, piece, x, label, objective, start)
 
-        first = piece.project(jnp.zeros_like(x) if start is None else start)
-        nothing = Attack(first, jnp.array(jnp.inf, x.dtype))
-        (last, best, best_value), _ = jax.lax.scan(step, (first, nothing, jnp.array(-jnp.inf, x.dtype)), length=steps)
-        now, least = value(last)
-        return _keep_better(now > best_value, Attack(last, least), best)
+        def step(state, _):
+            point, best, best_value = state
+            (now, least), gradient = walk.ascend(point)
+            best = _keep_better(now > best_value, (point, least), best)
+            return (walk.project(point + step_size * walk.worst(gradient)), best, jnp.maximum(now, best_value)), None
+
+        begin = (walk.first, (walk.first, jnp.array(jnp.inf, x.dtype)), jnp.array(-jnp.inf, x.dtype))
+        (last, best, best_value), _ = jax.lax.scan(step, begin, length=steps)
+        (now, least), _ = walk.ascend(last)
+        return walk.attack(*_keep_better(now > best_value, (last, least), best))
 
     return _each_piece(threat, on_piece)
 
 
-def _keep_better(better: Array, new: Attack, old: Attack) -> Attack:
+def _keep_better(better: Array, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
     return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
 
 
@@ -121,13 +188,13 @@ def _checkpoints(steps: int) -> list[bool]:
 
 
 class _Search(eqx.Module):
-    """The state of APGD between two steps."""
+    """The state of APGD between two steps; every delta is a point of the walk."""
 
     delta: Array
-    before: Array  # the previous delta, for the momentum
+    before: Array  # the previous one, for the momentum
     gradient: Array
     size: Array  # step size as a share of the radius
-    best: Attack
+    best: tuple[Array, Array]  # the point with the largest objective, and its margin
     best_value: Array
     best_gradient: Array
     value: Array
@@ -151,14 +218,12 @@ def apgd(
 
     The best iterate is returned.  Source: Croce & Hein (2020), algorithm 1 with rho = 0.75.
     """
-    value = _objective(objective, network, x, label)
-    ascend = jax.value_and_grad(value, has_aux=True)
 
     def on_piece(piece: Threat) -> Attack:
-        first = piece.project(jnp.zeros_like(x) if start is None else start)
-        state = _begin(first, *ascend(first))
-        state, _ = jax.lax.scan(lambda s, mark: (_apgd_step(piece, ascend, s, mark), None), state, _marks(steps))
-        return state.best
+        walk = _walk(network, piece, x, label, objective, start)
+        state = _begin(walk.first, *walk.ascend(walk.first))
+        state, _ = jax.lax.scan(lambda s, mark: (_apgd_step(walk, s, mark), None), state, _marks(steps))
+        return walk.attack(*state.best)
 
     return _each_piece(threat, on_piece)
 
@@ -174,7 +239,7 @@ def _begin(delta: Array, found: tuple[Array, Array], gradient: Array) -> _Search
         before=delta,
         gradient=gradient,
         size=jnp.full((), 2.0, delta.dtype),
-        best=Attack(delta, least),
+        best=(delta, least),
         best_value=now,
         best_gradient=gradient,
         value=now,
@@ -185,12 +250,12 @@ def _begin(delta: Array, found: tuple[Array, Array], gradient: Array) -> _Search
     )
 
 
-def _apgd_step(piece: Threat, ascend, s: _Search, mark: Array) -> _Search:
-    plain = piece.project(s.delta + s.size * piece.worst(s.gradient))
-    delta = piece.project(s.delta + 0.75 * (plain - s.delta) + 0.25 * (s.delta - s.before))
-    (now, least), gradient = ascend(delta)
+def _apgd_step(walk: _Walk, s: _Search, mark: Array) -> _Search:
+    plain = walk.project(s.delta + s.size * walk.worst(s.gradient))
+    delta = walk.project(s.delta + 0.75 * (plain - s.delta) + 0.25 * (s.delta - s.before))
+    (now, least), gradient = walk.ascend(delta)
     better = now > s.best_value
-    best = _keep_better(better, Attack(delta, least), s.best)
+    best = _keep_better(better, (delta, least), s.best)
     best_value = jnp.maximum(now, s.best_value)
     best_gradient = jnp.where(better, gradient, s.best_gradient)
     improved, since = s.improved + (now > s.value).astype(jnp.int32), s.since + 1
@@ -198,8 +263,8 @@ def _apgd_step(piece: Threat, ascend, s: _Search, mark: Array) -> _Search:
     stuck = ~s.halved & (best_value <= s.value_at_mark)
     halve = mark & (few | stuck)
     return _Search(
-        delta=jnp.where(halve, best.delta, delta),
-        before=jnp.where(halve, best.delta, s.delta),
+        delta=jnp.where(halve, best[0], delta),
+        before=jnp.where(halve, best[0], s.delta),
         gradient=jnp.where(halve, best_gradient, gradient),
         size=jnp.where(halve, s.size / 2, s.size),
         best=best,
@@ -248,7 +313,9 @@ def strongest(key: PRNGKeyArray, network: Network, threat: Threat, x, label, *, 
 
 def describe(network: Network, threat: Threat, *, steps: int, count: int) -> str:
     """What `strongest` runs on this network and threat, for the provenance of a result."""
-    return "exact" if has_exact(network, threat) else f"apgd-ce + apgd-margin, {steps} steps, {count} starts each"
+    if has_exact(network, threat):
+        return "exact worst case"
+    return f"apgd-ce + apgd-margin, {steps} steps, {count} starts each"
 
 
 def _one_hidden_layer(network: Network) -> bool:

@@ -6,7 +6,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,22 +52,40 @@ class RunOptions:
     """Only say what would be run: cells, programs, memory, time."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
     """Replace whatever is at OUT/STUDY.zarr."""
+    cluster: str | None = None
+    """Run on a Dask cluster: local:N for N processes on this machine, or the scheduler's host:port."""
+    quiet: Annotated[bool, Parameter(negative="")] = False
+    """Say nothing while running."""
 
 
 @contextmanager
-def console_report() -> Iterator[studies.Report]:
+def console_report(quiet: bool = False) -> Iterator[studies.Report]:
     """A progress bar with remaining time on a terminal, a plain line every 10 s elsewhere; nothing for short work."""
+    if quiet:
+        yield studies.Report()
+        return
     errors = Console(stderr=True)
     if not errors.is_terminal:
         yield _plain_report()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=errors, transient=True) as bar:
         tasks: list = []
+
+        def tick(amount: int) -> None:
+            speed = bar.tasks[-1].speed
+            bar.update(tasks[-1], advance=amount, rate=f"{speed:.3g}/s" if speed else "")
+
         yield studies.Report(
             say=lambda sentence: bar.console.print(sentence, highlight=False),
-            start=lambda what, total: tasks.append(bar.add_task(what, total=total)),
-            tick=lambda amount: bar.advance(tasks[-1], amount),
+            start=lambda what, total: tasks.append(bar.add_task(what, total=total, rate="")),
+            tick=tick,
             stop=lambda: bar.update(tasks[-1], visible=False),
         )
 
@@ -88,7 +106,8 @@ class _PlainProgress:
         if now - self.spoken >= 10:
             self.spoken, rate = now, self.done / (now - self.began)
             left = (self.total - self.done) / rate
-            print(f"{self.what}: {self.done} of {self.total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            line = f"{self.what}: {self.done} of {self.total}, {rate:.3g} per second, about {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
 
 
 def _plain_report() -> studies.Report:
@@ -130,19 +149,22 @@ def run_study(study: Study, name: str, options: RunOptions, given: dict[str, Any
     """Run one study and print what came out."""
     settings = _with_overrides(study, options.scale, options.config, given)
     jax.config.update("jax_enable_x64", options.precision == "float64")
-    with console_report() as report:
+    with console_report(options.quiet) as report:
         if options.dry_run:
             print(studies.dry_run(study, settings, report))
             return
-        path = studies.run(
-            study,
-            settings,
-            scale=options.scale,
-            seed=options.seed,
-            out=options.out,
-            overwrite=options.overwrite,
-            report=report,
-        )
+        on = nullcontext() if options.cluster is None else studies.workers(options.cluster, name)
+        with on as workers:
+            path = studies.run(
+                study,
+                settings,
+                scale=options.scale,
+                seed=options.seed,
+                out=options.out,
+                overwrite=options.overwrite,
+                report=report,
+                on=workers,
+            )
     print(f"{study.name}: {study.verdict(store.read(path))}")
     print(f"results in {path}; draw them by: simulator plot {name} --out {options.out}")
 
@@ -284,15 +306,17 @@ def main(arguments: list[str] | None = None) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         return _fail(_one_sentence(error))
-    except (SettingsError, GridError, store.StoreError) as error:
+    except (SettingsError, GridError, store.StoreError, studies.ClusterError) as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of our output has left: nothing to tell it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter to flush into at its exit
         return 0
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+    except studies.Stopped as stopped:
+        return _fail(f"{stopped}: the same command continues from there", 130)
     except KeyboardInterrupt:
-        return _fail("interrupted; every finished block is saved, and the same command continues from there", 130)
+        return _fail("interrupted; every finished chunk is saved, and the same command continues from there", 130)
     return 0
 
 

@@ -30,7 +30,8 @@ def attacked(attack: attacks.Method) -> Loss:
     """
 
     def loss(network, threat, x, y):
-        delta = jax.lax.stop_gradient(attack(network, threat, x, label(y)).delta)
+        # Stopped before the attack rather than after it, so that its steps are not differentiated only to be dropped.
+        delta = attack(*jax.lax.stop_gradient((network, threat, x)), label(y)).delta
         return cross_entropy(margins(network, x + delta, label(y)))
 
     return loss

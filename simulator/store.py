@@ -1,15 +1,20 @@
 """Stores: one Zarr directory per study, with everything needed to tell what made it.
 
-A store is written block by block: the data of a block first, its `status` last, so that a block counts as finished only
-when it is whole.  An interrupted store made by the same settings is continued; one made by anything else is refused
-with the difference, never overwritten unless asked.
+A store is written chunk by chunk, a chunk being any list of boxes of the arrays: first the data, then a *record* of the
+chunk with a digest of all its values, written to a temporary file, flushed to the disk and renamed.  A chunk counts as
+saved only while what can be read back has the digest of its record, so nothing that is missing, torn, truncated or
+altered passes for a result.  An interrupted store made by the same settings is continued; one made by anything else is
+refused with the difference, never overwritten unless asked.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 import zarr
+from filelock import FileLock, Timeout
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 IDENTITY = ("study", "settings", "seed", "numbers", "precision")
 """The attributes that decide whether two stores hold the same experiment."""
@@ -102,6 +109,11 @@ def state(path: Path, wanted: Mapping[str, Any]) -> str:
     return "complete" if attributes.get("complete") else "partial"
 
 
+def attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a store, without its data."""
+    return dict(zarr.open_group(path, mode="r").attrs)
+
+
 def _difference(key: str, there: Any, here: Any) -> str:
     try:
         old, new = dict(json.loads(there)), json.loads(here)
@@ -120,44 +132,210 @@ def check_folder(folder: Path) -> None:
         raise StoreError(f"the folder {there} is not writable: give another --out")
 
 
-def create(
-    path: Path, empty: xr.Dataset, attributes: Mapping[str, Any], static: tuple[str, ...], overwrite: bool
-) -> None:
-    """Write the empty grid, one chunk per combination of static axes.  Raises `StoreError` if `path` is taken."""
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold the store for writing.  Raises `StoreError` if another process, on this machine, holds it.
+
+    The lock belongs to the process, so that one that was killed leaves nothing to clean up.
+    """
+    check_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path.parent / f".{path.stem}.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise StoreError(f"another run is writing {path}: wait until it ends, or give another --out") from error
+
+
+Variables = Mapping[str, tuple[Sequence[str], Sequence[int], Any]]
+"""Name -> (dimensions, shape, type) of arrays that are filled box by box; text as type `str`."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a store holds besides its attributes."""
+
+    variables: Variables
+    extents: Mapping[str, int]
+    """Positions of a box along each dimension; other dimensions are kept whole."""
+    fixed: xr.Dataset
+    """Coordinates, and variables that are known from the start."""
+
+
+def create(path: Path, template: Template, attributes: Mapping[str, Any], overwrite: bool) -> None:
+    """Make an empty store, whole or not at all.  Raises `StoreError` if `path` is taken and not to be overwritten."""
     if path.exists() and not overwrite:
         raise StoreError(f"{path} exists already: give another --out, or replace it by --overwrite")
     check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
+    new, old = (path.with_name(f".{path.name}.{word}") for word in ("new", "old"))
+    for leftover in (new, old):
+        _remove(leftover)
+    group = zarr.open_group(new, mode="w")
+    _make_arrays(new, template)
+    _write_group(new / "progress", {})
+    group.attrs.update(dict(attributes))
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    _remove(old)
+
+
+def mend(path: Path, template: Template) -> None:
+    """Make again what a continued run needs and does not find: the description of an array, a coordinate."""
+    _make_arrays(path, template)
+    _write_group(path / "progress", {})
+    annotate(path, {"complete": False})
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    elif path.exists():
+    elif path.exists() or path.is_symlink():
         path.unlink()
-    encoding = {
-        name: {"chunks": tuple(1 if dim in static else size for dim, size in variable.sizes.items())}
-        for name, variable in empty.data_vars.items()
-    }
-    empty.assign_attrs(attributes).to_zarr(path, mode="w-", consolidated=False, zarr_format=3, encoding=encoding)
 
 
-def write_block(path: Path, result: xr.Dataset, block: Mapping[str, Any]) -> None:
-    """Write the cells of one block: the data first, `status` last."""
-    region = {name: _position(result, name, value) for name, value in block.items()}
-    part = result.isel(region).drop_vars(list(result.coords))
-    filled = [name for name, variable in part.data_vars.items() if "trial" in variable.dims and name != "status"]
-    for names in (filled, ["status"]):
-        chosen = part[names]
-        everywhere = {name: slice(0, size) for name, size in chosen.sizes.items()}
-        chosen.to_zarr(path, region={**everywhere, **region}, consolidated=False)
-
-
-def _position(result: xr.Dataset, name: str, value: Any) -> slice:
-    index = int(np.flatnonzero(result[name].values == value)[0])
-    return slice(index, index + 1)
-
-
-def finish(path: Path, derived: xr.Dataset, attributes: Mapping[str, Any]) -> None:
-    """Add the variables derived from the whole grid, then mark the store complete."""
+def _make_arrays(path: Path, template: Template) -> None:
+    """Make the arrays that are not there as they should be; the data of an array without its description are kept."""
     group = zarr.open_group(path, mode="r+")
-    # Appending replaces the attributes of the group, so the appended variables carry them along.
-    derived.drop_attrs().assign_attrs(dict(group.attrs)).to_zarr(path, mode="a", consolidated=False)
-    zarr.open_group(path, mode="r+").attrs.update({**attributes, "complete": True})
+    for name, (dims, shape, dtype) in template.variables.items():
+        if not _describes(group, name, shape):
+            (path / name / "zarr.json").unlink(missing_ok=True)
+            _make_array(group, name, dims, shape, dtype, template.extents)
+    for name, variable in template.fixed.variables.items():
+        if not _holds(group, str(name), variable.values):
+            _remove(path / str(name))
+            text = variable.dtype.kind in "OU"
+            made = _make_array(group, str(name), variable.dims, variable.shape, str if text else variable.dtype, {})
+            made[...] = variable.values
+
+
+def _make_array(group: zarr.Group, name: str, dims, shape, dtype, extents: Mapping[str, int]) -> zarr.Array:
+    # The fill value is what a chunk that was never written reads as.
+    fill = "not_run" if dtype is str else np.nan if np.dtype(dtype).kind == "f" else 0
+    return group.create_array(
+        name,
+        shape=tuple(shape),
+        chunks=tuple(max(1, min(size, extents.get(dim, size))) for dim, size in zip(dims, shape, strict=True)),
+        dtype=dtype,
+        fill_value=fill,
+        dimension_names=tuple(dims),
+        # The default compression does not notice a flipped bit.
+        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+    )
+
+
+def _describes(group: zarr.Group, name: str, shape: Sequence[int]) -> bool:
+    try:
+        return group[name].shape == tuple(shape)
+    except Exception:  # absent, or whatever a damaged description makes the reader raise
+        return False
+
+
+def _holds(group: zarr.Group, name: str, values: np.ndarray) -> bool:
+    try:
+        there = np.asarray(group[name][...])
+    except Exception:  # absent, or whatever a damaged chunk makes the reader raise
+        return False
+    return there.shape == values.shape and there.tolist() == values.tolist()
+
+
+Box = tuple[slice, ...]
+
+
+def save_chunk(path: Path, name: str, boxes: Iterable[tuple[Box, Mapping[str, np.ndarray]]], about: Mapping) -> None:
+    """Write the boxes of a chunk, one by one, then its record, which also keeps `about`.
+
+    A box is a range of positions along the leading axes, whole in the chunks of the arrays (`ValueError` otherwise).
+    """
+    group, digest = zarr.open_group(path, mode="r+"), hashlib.sha256()
+    places: list[list[list[int]]] = []
+    names: list[str] = []
+    for box, values in boxes:
+        names = sorted(values)
+        places.append([[part.start, part.stop] for part in box])
+        for variable in names:
+            _write(group[variable], box, values[variable])
+            _digest(digest, values[variable])
+    _write_group(path / "progress" / name, {"boxes": places, "variables": names, "digest": digest.hexdigest(), **about})
+
+
+def _write(array: zarr.Array, box: Box, values: np.ndarray) -> None:
+    for part, size, chunk in zip(box, array.shape, array.chunks, strict=False):
+        # Two boxes in one chunk of the file would overwrite each other when written at once.
+        if part.start % chunk or (part.stop % chunk and part.stop != size) or part.stop - part.start > chunk:
+            raise ValueError(f"the box {box} does not fit the chunks {array.chunks} of {array.name}")
+    array[box] = values
+
+
+def _digest(digest, array: np.ndarray) -> None:
+    text = array.dtype.kind in "OUT"
+    digest.update("\n".join(array.ravel().tolist()).encode() if text else np.ascontiguousarray(array).tobytes())
+
+
+def _write_group(folder: Path, attributes: Mapping[str, Any]) -> None:
+    """A record, or the folder of the records: Zarr groups, so that other readers see a valid hierarchy."""
+    folder.mkdir(exist_ok=True)
+    new = folder / "zarr.json.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump({"zarr_format": 3, "node_type": "group", "attributes": attributes}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(folder / "zarr.json")
+
+
+def records(path: Path) -> dict[str, dict[str, Any]]:
+    """The records of all chunks that were saved, by name."""
+    found = {}
+    for file in sorted((path / "progress").glob("*/zarr.json")):
+        try:
+            found[file.parent.name] = dict(json.loads(file.read_text(encoding="utf-8"))["attributes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a record that cannot be read proves nothing: its chunk is computed again
+    return found
+
+
+def is_sound(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the values of a chunk that can be read now are those that were saved."""
+    try:
+        group = zarr.open_group(path, mode="r")
+        digest = hashlib.sha256()
+        for box in record["boxes"]:
+            for name in record["variables"]:
+                _digest(digest, np.asarray(group[name][tuple(slice(start, stop) for start, stop in box)]))
+        return bool(digest.hexdigest() == record["digest"])
+    except Exception:  # whatever a damaged chunk or record makes the reader raise
+        return False
+
+
+def holds(path: Path, fixed: xr.Dataset) -> bool:
+    """Whether what was written at the start, the folder of the records included, can be read as it was written."""
+    group = zarr.open_group(path, mode="r")
+    try:
+        group["progress"]
+    except Exception:  # absent, or whatever a damaged description makes the reader raise
+        return False
+    return all(_holds(group, str(name), variable.values) for name, variable in fixed.variables.items())
+
+
+def read_box(path: Path, names: Sequence[str], box: Box) -> xr.Dataset:
+    """Some variables over a range of positions along their leading axes, in memory, without coordinates."""
+    group = zarr.open_group(path, mode="r")
+    found = {}
+    for name in names:
+        values = np.asarray(group[name][box])
+        found[name] = (
+            group[name].metadata.dimension_names,
+            values.astype(object) if values.dtype.kind == "T" else values,
+        )
+    return xr.Dataset(found)
+
+
+def add_variables(path: Path, variables: Variables, extents: Mapping[str, int]) -> None:
+    """Make arrays for variables derived from the others, where they are missing."""
+    _make_arrays(path, Template(variables, extents, xr.Dataset()))
+
+
+def annotate(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Set attributes of a store."""
+    zarr.open_group(path, mode="r+").attrs.update(dict(attributes))

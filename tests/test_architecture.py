@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "simulator"
 FILES = {str(file.relative_to(PACKAGE)): file for file in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(file.read_text()) for name, file in FILES.items()}
-HARNESS = {"sweep", "store", "plots", "trials"}
+HARNESS = {"sweep", "store", "cluster", "plots", "trials"}
 MODULES = {Path(name).parts[0].removesuffix(".py") for name in FILES} - {"__init__"}
 MAY_IMPORT = {
     "data": set(),
@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "losses": {"bounds", "attacks", "networks", "threats"},
     "metrics": {"bounds", "attacks", "networks", "threats", "data"},
     "train": {"data", "networks", "losses", "threats", "metrics"},
-    "sweep": {"trials"},
+    "sweep": set(),
+    "cluster": set(),
     "plots": {"trials"},
     "studies": MODULES - {"cli"},
     "__init__": MODULES - {"cli"},
@@ -37,6 +38,7 @@ MAY_IMPORT = {
 HOME = {
     "matplotlib": {"plots"},
     "zarr": {"store"},
+    **{library: {"cluster"} for library in ("dask", "distributed")},
     **{library: {"cli"} for library in ("cyclopts", "rich", "argparse", "tomllib")},
 }
 

@@ -210,7 +210,7 @@ def test_strongest_is_exact_where_exact_exists():
     strongest, _ = over_examples(ATTACKS["strongest"], network, "segments")
     exact, _ = over_examples(attacks.exact, network, "segments")
     np.testing.assert_array_equal(strongest.margin, exact.margin)
-    assert attacks.describe(network, THREATS["segments"](1.0, DIM), steps=3, count=2) == "exact"
+    assert attacks.describe(network, THREATS["segments"](1.0, DIM), steps=3, count=2) == "exact worst case"
     words = attacks.describe(network, THREATS["l2"](1.0, DIM), steps=3, count=2)
     assert words == "apgd-ce + apgd-margin, 3 steps, 2 starts each"
 

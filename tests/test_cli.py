@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -178,23 +180,38 @@ def test_other_seed_is_refused_until_overwritten(simulator, folder):
     assert store.read(folder / "results" / "toy.zarr").attrs["seed"] == 1
 
 
-def test_interrupted_run_says_how_to_go_on(simulator, folder, monkeypatch):
-    write_block = store.write_block
+@pytest.mark.parametrize("times", [1, 2])
+def test_interrupted_run_says_how_to_go_on(simulator, folder, monkeypatch, times):
+    """Once: after the chunk, by a message of ours.  Twice: at once."""
+    save_chunk = store.save_chunk
 
-    def interrupted(path, result, block):
-        if block["defence"] == "adversarial":
-            raise KeyboardInterrupt
-        write_block(path, result, block)
+    def interrupted(path, name, boxes, about):
+        save_chunk(path, name, boxes, about)
+        if name == "0-0-1":
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(store, "write_block", interrupted)
+    monkeypatch.setattr(store, "save_chunk", interrupted)
     code, _, said = simulator("run mine.py:STUDY")
     assert code == 130
-    assert re.fullmatch(r"simulator: interrupted; [^\n]+\n", said)
-    monkeypatch.undo()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(studies, "cores", lambda: 2)
+    assert re.search(
+        r"^simulator: (stopped with \d of 4 chunks|interrupted)[^\n]+the same command continues", said, re.M
+    )
+    assert "stopping after the current chunk" in said
+    monkeypatch.setattr(store, "save_chunk", save_chunk)
     assert simulator("run mine.py:STUDY")[0] == 0
     assert (store.read(folder / "results" / "toy.zarr")["status"] == "ok").all()
+
+
+def test_quiet_run_says_nothing_but_its_result(simulator, folder):
+    code, printed, said = simulator("run mine.py:STUDY --quiet")
+    assert (code, said) == (0, "")
+    assert "toy: held: yes" in printed
+
+
+def test_run_prints_its_plan_first(simulator, folder):
+    _, _, said = simulator("run mine.py:STUDY")
+    assert said.splitlines()[0] == "cells      8 of 8 in the grid, in 4 chunks"
 
 
 def test_config_file_and_command_line(simulator, folder):
@@ -210,7 +227,7 @@ def test_dry_run_writes_nothing(simulator, folder):
     assert (code, said) == (0, "")
     assert list(files(folder)) == ["mine.py"]
     assert not (folder / "results").exists()
-    assert re.search(r"^cells +28 of 28 in the grid$", printed, re.MULTILINE)
+    assert re.search(r"^cells +28 of 28 in the grid, in 14 chunks$", printed, re.MULTILINE)
     assert re.search(r"^programs +2, compiled in \d+ s$", printed, re.MULTILINE)
     assert re.search(r"^memory +\d+ k?B at the peak of a program, [\d,]+ k?B of results$", printed, re.MULTILINE)
     assert re.search(r"^time +about \d+ s on 2 device", printed, re.MULTILINE)

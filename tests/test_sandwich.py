@@ -196,6 +196,15 @@ def test_coap_can_rise_with_the_radius(float64):
     np.testing.assert_allclose([smaller, larger], [-15 / 28, 0], atol=1e-12)
 
 
+def test_crown_can_rise_with_the_radius(float64):
+    """Its lower slope jumps from 1 to 0 where -l overtakes u: f = ReLU(2 - ReLU(x - 0.1)) over |x| <= radius."""
+    # The second pre-activation lies in [2.1 - radius, 2]: slope 1 gives 2.1 - radius, slope 0 (radius > 4.1) gives 0.
+    switching = [([[1.0]], [-0.1]), ([[-1.0]], [2.0]), ([[1.0]], [0.0])]
+    smaller, larger = (lower(switching, radius, "crown", [0.0]) for radius in (4.0, 5.0))
+    assert smaller == pytest.approx(-1.9)
+    assert larger == 0
+
+
 def test_bounds_hold_where_preactivation_bounds_are_exactly_zero(float64):
     """Small integers put l = 0 and u = 0 within rounding, where fused programs may round twice and differently."""
     rng, count, grid = np.random.default_rng(0), 2000, jnp.linspace(-1, 1, 33)

@@ -1,7 +1,11 @@
 """Stores and their continuation, with a toy study that compiles in a moment."""
 
+import dataclasses
 import json
+import os
 import re
+import shutil
+import signal
 from dataclasses import dataclass
 
 import jax
@@ -29,6 +33,8 @@ class ToySettings(studies.Settings):
 SETTINGS = ToySettings(defence=DEFENCES, epsilon=(0.1, 0.3), trials=3)
 TRACED = []
 """Which defences have been traced, in order."""
+CHUNKS = 9
+"""Of the toy study on two devices: 3 blocks of 6 rows, 2 rows each."""
 
 
 def toy_grid(settings):
@@ -158,10 +164,27 @@ def test_attributes_tell_what_made_it(result):
     assert re.match(r"\d{4}-\d\d-\d\dT", attributes["started"])
 
 
-def test_a_block_is_a_chunk(finished):
-    """So that writing one block never rewrites another."""
+def test_a_box_is_a_chunk_of_the_file(finished):
+    """So that writing one box never rewrites another."""
     for name in ("status", "robust_error", "robust_error_history"):
-        assert zarr.open_array(finished / name, mode="r").chunks[:3] == (1, 2, 3)
+        assert zarr.open_array(finished / name, mode="r").chunks[:3] == (1, 2, 1)
+
+
+def test_other_readers_see_a_plain_zarr_hierarchy(finished, result):
+    found = xr.open_zarr(finished, consolidated=False)
+    assert set(found.variables) == set(result.variables)
+    assert dict(zarr.open_group(finished, mode="r").groups()).keys() == {"progress"}
+
+
+def test_a_box_that_does_not_fit_the_chunks_is_refused(tmp_path):
+    """Two writers of one chunk of a file would lose each other's values without a word."""
+    template = store.Template({"a": (("x",), (4,), np.dtype("float32"))}, {"x": 2}, xr.Dataset())
+    store.create(tmp_path / "one.zarr", template, {}, overwrite=False)
+    for start, stop in ((1, 3), (0, 1), (0, 4)):
+        boxes = [((slice(start, stop),), {"a": np.zeros(stop - start, np.float32)})]
+        with pytest.raises(ValueError, match="does not fit the chunks"):
+            store.save_chunk(tmp_path / "one.zarr", "0", boxes, {})
+    assert store.records(tmp_path / "one.zarr") == {}
 
 
 def test_precision_is_kept(tmp_path, float64):
@@ -182,38 +205,39 @@ def test_complete_store_is_left_alone(finished):
     assert said == [f"toy is complete in {finished}: nothing to compute"]
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("written", [0, 1, 4, 8])
 def test_interrupted_run_is_continued(tmp_path, result, written):
-    interrupted_run(tmp_path, store, "write_block", written + 1)
+    interrupted_run(tmp_path, store, "save_chunk", written + 1)
     path, attributes = tmp_path / "toy.zarr", result.attrs
     assert store.state(path, attributes) == "partial"
     kept = store.read(path)
-    assert "complete" not in kept.attrs or not kept.attrs["complete"]
-    assert list((kept["status"] != "not_run").all(("epsilon", "trial")).values) == [i < written for i in range(3)]
-
+    assert not kept.attrs["complete"]
+    assert int((kept["status"] != "not_run").sum()) == 2 * written
     TRACED.clear()
     ticks = []
     run(tmp_path, report=studies.Report(tick=ticks.append))
-    assert sorted(set(TRACED)) == sorted(DEFENCES[written:])
-    # A tick of 1 per program compiled, then one per row.
-    assert sum(ticks) == (3 - written) * (1 + 6)
+    unfinished = 3 - written // 3
+    assert sorted(set(TRACED)) == sorted(DEFENCES[-unfinished:])
+    # A tick of 1 per program compiled, then one per cell.
+    assert sum(ticks) == unfinished + 2 * (CHUNKS - written)
     assert store.state(path, attributes) == "complete"
     assert_same(store.read(path), result)
 
 
-def test_block_without_its_status_is_computed_again(tmp_path, result):
-    """The data of the second block are on disk, its status is not."""
-    # Calls of to_zarr: the empty grid, data and status of block 1, data of block 2, then its status.
-    interrupted_run(tmp_path, xr.Dataset, "to_zarr", 5)
+def test_chunk_without_its_record_is_computed_again(tmp_path, result):
+    """The data of the second chunk are on disk, its record is not."""
+    interrupted_run(tmp_path, store, "_write_group", 3)
     kept = store.read(tmp_path / "toy.zarr")
-    assert kept["robust_error"].sel(defence="adversarial").notnull().any()
-    assert (kept["status"].sel(defence="adversarial") == "not_run").all()
-    assert_same(store.read(run(tmp_path)), result)
+    assert int((kept["status"] != "not_run").sum()) == 4
+    assert len(store.records(tmp_path / "toy.zarr")) == 1
+    ticks = []
+    assert_same(store.read(run(tmp_path, report=studies.Report(tick=ticks.append))), result)
+    assert sum(ticks) == 3 + 2 * (CHUNKS - 1)
 
 
 def test_interruption_before_the_derived_variables(tmp_path, result):
-    """Every block is there, only the last step is missing."""
-    interrupted_run(tmp_path, store, "finish", 1)
+    """Every chunk is there, only the last step is missing."""
+    interrupted_run(tmp_path, store, "save_chunk", CHUNKS + 1)
     TRACED.clear()
     path = run(tmp_path)
     assert not TRACED
@@ -221,13 +245,140 @@ def test_interruption_before_the_derived_variables(tmp_path, result):
     assert_same(store.read(path), result)
 
 
+def test_interruption_while_the_store_is_made_leaves_nothing_in_its_place(tmp_path, result):
+    interrupted_run(tmp_path, store, "_make_array", 3)
+    assert not (tmp_path / "toy.zarr").exists()
+    assert_same(store.read(run(tmp_path)), result)
+    assert [name for name in sorted(contents(tmp_path)) if "new" in name] == []
+
+
+def test_interrupted_replacement_keeps_the_old_store(tmp_path, result):
+    run(tmp_path)
+    interrupted_run(tmp_path, store, "_make_array", 3, seed=1, overwrite=True)
+    assert_same(store.read(tmp_path / "toy.zarr"), result)
+
+
 def test_exhibits_are_stored_once_and_survive_an_interruption(tmp_path, result):
     study = toy(exhibits=toy_exhibits)
-    interrupted_run(tmp_path, store, "write_block", 2, study=study)
+    interrupted_run(tmp_path, store, "save_chunk", 2, study=study)
     found = store.read(run(tmp_path, study=study))
     np.testing.assert_array_equal(found["point_x"], np.arange(4.0))
     assert int(found["label"]) == 1
     assert_same(found.drop_vars(["point_x", "label"]), result)
+
+
+def test_times_of_all_parts_are_added(tmp_path):
+    interrupted_run(tmp_path, store, "save_chunk", 5)
+    path = tmp_path / "toy.zarr"
+    before = sum(record["seconds"] for record in store.records(path).values())
+    compiled = store.attributes(path)["compile_seconds"]
+    after = store.read(run(tmp_path)).attrs
+    assert after["wall_seconds"] > before + compiled
+    assert after["compile_seconds"] > compiled > 0
+
+
+def test_a_run_that_is_stopped_says_what_is_saved(tmp_path, result):
+    """The first interruption by the user ends the run after its chunk."""
+    said = []
+
+    def stop_soon(amount):
+        # The first ticks are of compilation.
+        if amount == 2 and len(store.records(tmp_path / "toy.zarr")) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(studies.Stopped, match=r"stopped with \d of 9 chunks done and saved in .*toy\.zarr") as stopped:
+        run(tmp_path, report=studies.Report(say=said.append, tick=stop_soon))
+    assert "stopped with 4 of 9" in str(stopped.value)
+    assert said[-1].startswith("stopping after the current chunk")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same(store.read(run(tmp_path)), result)
+
+
+def test_a_second_run_on_the_same_store_is_refused(tmp_path, result):
+    with store.writing(tmp_path / "toy.zarr"), pytest.raises(store.StoreError, match="another run is writing"):
+        run(tmp_path)
+    assert_same(store.read(run(tmp_path)), result)
+
+
+# ---- damage ----
+
+
+def damage_truncated(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage_flipped(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def damage_deleted(file):
+    file.unlink()
+
+
+def damage_emptied(file):
+    file.write_bytes(b"")
+
+
+DAMAGES = [damage_truncated, damage_flipped, damage_deleted, damage_emptied]
+PLACES = {
+    "data": "robust_error/c/1/0/2",
+    "status": "status/c/1/0/2",
+    "description of data": "robust_error/zarr.json",
+    "record": "progress/1-0-2/zarr.json",
+    "coordinate": "epsilon/c/0",
+    "description of a coordinate": "defence/zarr.json",
+    "derived": "robust_error_sem/c/1/0",
+    "description of derived": "robust_error_sem/zarr.json",
+    "records": "progress/zarr.json",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("place", PLACES)
+def test_damaged_store_is_mended_by_the_same_command(tmp_path, finished, result, place, damage):
+    """Whatever cannot be read as it was written is made again, nothing else is computed, and the result is the same."""
+    path = tmp_path / "toy.zarr"
+    shutil.copytree(finished, path)
+    damage(path / PLACES[place])
+    TRACED.clear()
+    run(tmp_path)
+    assert_same(store.read(path), result)
+    assert set(TRACED) <= {"adversarial"}
+    assert bool(TRACED) == (place in ("data", "status", "record"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_store_without_its_attributes_is_refused_and_kept(tmp_path, finished, damage):
+    """What made it can no longer be told, so it is not for us to continue or to replace."""
+    path = tmp_path / "toy.zarr"
+    shutil.copytree(finished, path)
+    if damage is damage_flipped:
+        # A flipped bit in the text of the attributes: another seed, say.
+        file = path / "zarr.json"
+        file.write_text(file.read_text().replace('"seed": 0', '"seed": 4'))
+    else:
+        damage(path / "zarr.json")
+    before = contents(path)
+    with pytest.raises(store.StoreError, match="--overwrite"):
+        run(tmp_path)
+    assert contents(path) == before
+
+
+def test_damage_is_announced(tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "toy.zarr")
+    damage_flipped(tmp_path / "toy.zarr" / PLACES["data"])
+    said = []
+    run(tmp_path, report=studies.Report(say=said.append))
+    assert any(re.match(r"1 saved chunks of .*toy\.zarr have been damaged since", line) for line in said)
+
+
+def test_flipped_bits_are_never_read_as_data(tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "toy.zarr")
+    damage_flipped(tmp_path / "toy.zarr" / PLACES["data"])
+    with pytest.raises(store.StoreError, match="is not a readable result store"):
+        store.read(tmp_path / "toy.zarr")
 
 
 def test_cells_not_wanted_stay_not_run(tmp_path):
@@ -284,7 +435,7 @@ def test_other_precision_is_refused(finished, float64):
 
 
 def test_a_partial_store_of_another_run_is_refused(tmp_path):
-    interrupted_run(tmp_path, store, "write_block", 2)
+    interrupted_run(tmp_path, store, "save_chunk", 2)
     with pytest.raises(store.StoreError, match="seed is 0 there, 1 here"):
         run(tmp_path, seed=1)
 
@@ -368,7 +519,7 @@ def test_overwrite_replaces_anything(tmp_path, put):
 def test_create_does_not_replace_unasked(finished, result):
     before = contents(finished)
     with pytest.raises(store.StoreError, match="exists already"):
-        store.create(finished, result, {}, ("defence",), overwrite=False)
+        store.create(finished, store.Template({}, {}, xr.Dataset()), {}, overwrite=False)
     assert contents(finished) == before
 
 
@@ -406,21 +557,42 @@ def test_too_large_run_touches_nothing(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_failed_program_is_recorded_and_the_rest_kept(tmp_path, monkeypatch):
-    run_block, said = sweep.run_block, []
+def test_failed_cells_are_recorded_with_their_coordinates_and_the_rest_kept(tmp_path, monkeypatch):
+    compile_block, said = sweep.compile_block, []
 
-    def broken(grid, program, *rest):
-        def out_of_memory(*arguments):
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nallocating 3 GB")
+    def poisoned(grid, cell, block, rows):
+        program = compile_block(grid, cell, block, rows)
+        if block["defence"] != "adversarial":
+            return program
 
-        failing = program.block["defence"] == "adversarial"
-        run_block(grid, sweep.Program(**{**vars(program), "run": out_of_memory}) if failing else program, *rest)
+        def run(key, counts, values, shared):
+            if (np.asarray(values["trial"]) == 1).any():
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nallocating 3 GB")
+            return program.run(key, counts, values, shared)
 
-    monkeypatch.setattr(sweep, "run_block", broken)
+        return dataclasses.replace(program, run=run)
+
+    monkeypatch.setattr(sweep, "compile_block", poisoned)
     result = store.read(run(tmp_path, report=studies.Report(say=said.append)))
-    assert (result["status"].sel(defence="adversarial") == "failed").all()
-    assert (result["status"].sel(defence="coap") != "failed").all()
-    assert result["robust_error"].sel(defence="adversarial").isnull().all()
-    assert any(re.match(r"toy: .*6 cells failed of 18", line) for line in said)
-    assert any("RESOURCE_EXHAUSTED: out of memory" in line for line in said)
+    failed = (result["status"] == "failed").values
+    expected = np.zeros((3, 2, 3), bool)
+    expected[1, :, 1] = True
+    np.testing.assert_array_equal(failed, expected)
+    assert result["robust_error"].values[failed].size == 2
+    assert np.isnan(result["robust_error"].values[failed]).all()
+    assert any(re.match(r"toy: .*2 cells failed of 18", line) for line in said)
+    where = [failure["cell"] for failure in result.attrs["failures"]]
+    assert where == [f"defence = adversarial, trial = 1, epsilon = {epsilon}" for epsilon in (0.1, 0.3)]
+    assert [line for line in said if line.startswith("failed: ")] == [
+        f"failed: {cell}: JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory" for cell in where
+    ]
     assert result.attrs["complete"]
+
+
+def test_cells_that_return_other_variables_elsewhere_are_refused(tmp_path):
+    def cell(settings):
+        return lambda coords, key: {f"{coords['defence'][:1]}_error": coords["epsilon"]}
+
+    with pytest.raises(sweep.GridError, match="it must return the same names and shapes everywhere"):
+        run(tmp_path, toy(cell=cell))
+    assert not (tmp_path / "toy.zarr").exists()

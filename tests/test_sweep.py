@@ -1,8 +1,10 @@
 """Sweeps with cells of a few lines, against NumPy, and the statistics over their trials."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 import xarray as xr
 
 from simulator import sweep, trials
+from simulator.sweep import program
 
 KEY = jr.key(3)
 WIDTHS, RATES, RADII = (2, 5), (0.1, 0.2, 0.4), (1.0, 3.0)
@@ -218,34 +221,88 @@ def test_diverged_cells(inner):
     assert (count.sel(rate=0.1) == 3).all()
 
 
-def broken_program(program):
-    """The same program, whose second call and no other raises as the device does when its memory is full."""
+def poisoned(program, poison):
+    """The same program, which raises, as the device does when its memory is full, for any call with a poison row."""
+
+    def run(key, counts, rows, shared):
+        # What the devices get: the rows of each, padded with others.
+        share = len(rows["radius"]) // len(counts)
+        taken = [i * share + at for i, count in enumerate(np.asarray(counts)) for at in range(count)]
+        here = {(int(rows["trial"][at]), float(rows["radius"][at])) for at in taken}
+        if here & poison:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore lines")
+        return program.run(key, counts, rows, shared)
+
+    return dataclasses.replace(program, run=run)
+
+
+def test_failed_row_does_not_lose_the_others_of_its_chunk(result):
+    one = grid(axes={"radius": RADII, "width": (2,), "rate": RATES})
+    (block,) = one.blocks()
+    layout = sweep.Layout((2, 1, 3, 2), (4,))
+    first, second = one.chunks(layout)
+    program = poisoned(sweep.compile_block(one, Counting(), block, 4), {(1, 3.0)})
+    outcome = sweep.run_chunk(program, KEY, first)
+    assert outcome.cells == 12
+    assert outcome.failures == [
+        {"cell": "width = 2, trial = 1, radius = 3.0", "error": "JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory"}
+    ]
+    (filled,) = outcome.boxes
+    expected = np.full((2, 1, 3, 2), "ok", dtype=object)
+    expected[1, :, :, 1] = "failed"
+    np.testing.assert_array_equal(filled.values["status"], expected)
+    total = result["total"].sel(width=[2]).values[..., :2]
+    np.testing.assert_allclose(filled.values["total"], np.where(expected == "ok", total, np.nan), rtol=1e-6)
+    assert sweep.run_chunk(program, KEY, second).failures == []
+
+
+def test_a_row_that_fails_alone_is_not_tried_twice():
+    one = grid(axes={"radius": (1.0,), "width": (2,), "rate": RATES}, trials=1)
     calls = []
 
     def run(*arguments):
         calls.append(arguments)
-        if len(calls) == 2:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore lines")
-        return program.run(*arguments)
+        raise jax.errors.JaxRuntimeError("no")
 
-    return sweep.Program(**{**vars(program), "run": run})
+    program = dataclasses.replace(sweep.compile_block(one, Counting(), {"width": 2}, 1), run=run)
+    (chunk,) = one.chunks(one.layout(2))
+    outcome = sweep.run_chunk(program, KEY, chunk)
+    assert len(calls) == 1
+    assert (outcome.boxes[0].values["status"] == "failed").all()
 
 
-def test_failed_chunk_does_not_lose_the_others(result):
-    one = grid(axes={"radius": RADII, "width": (2,), "rate": RATES})
-    (block,) = one.blocks()
-    program = sweep.compile_block(one, Counting(), block)
-    found, ticks = sweep.empty(one, program.outputs), []
-    sweep.run_block(one, broken_program(program), KEY, found, ticks.append)
-    assert len(program.rows) == 6
-    assert program.chunk == sweep.devices() == 2
-    assert ticks == [6, 6, 6]
-    # Rows go trial by trial, so the second pair of rows is trial 1.
-    assert (found["status"].sel(trial=1) == "failed").all()
-    assert found["total"].sel(trial=1).isnull().all()
-    assert (found["status"].sel(trial=[0, 2]) == "ok").all()
-    xr.testing.assert_allclose(found["total"].sel(trial=[0, 2]), result["total"].sel(trial=[0, 2], width=[2]))
-    assert found.attrs["failures"] == ["{'width': 2}: RESOURCE_EXHAUSTED: out of memory"]
+# ---- two stages ----
+
+
+def test_the_first_stage_runs_once_per_trial_and_chunk(result):
+    """And the numbers are those of the same cell in one stage."""
+    traced = []
+
+    def prepare(coords, key):
+        traced.append(coords)
+        return jr.normal(key, (coords["width"],))
+
+    def run(coords, key, draws):
+        total = coords["radius"] + 10 * coords["rate"] + jnp.sum(draws)
+        return {"total": total, "first": draws[0], "pair": jnp.stack([total, draws[0]])}
+
+    found = sweep.run(grid(), sweep.Staged(prepare, run), KEY)
+    assert traced == [{"width": 2}, {"width": 5}]
+    # Sums of a few float32 numbers below 5, in another order.
+    xr.testing.assert_allclose(found.drop_vars("status"), result.drop_vars("status"), rtol=1e-6, atol=2e-6)
+
+
+def test_time_of_the_first_stage_is_told_apart():
+    def prepare(coords, key):
+        q, _ = jnp.linalg.qr(jr.normal(key, (800, 400)))
+        return q[0]
+
+    one = sweep.Grid({"x": (1.0, 2.0)}, trials=1)
+    cell = sweep.Staged(prepare, lambda coords, key, q: {"y": coords["x"] * q[0]})
+    layout = one.layout(2)
+    (chunk,) = one.chunks(layout)
+    outcome = sweep.run_chunk(sweep.compile_block(one, cell, {}, layout.rows[0]), KEY, chunk)
+    assert outcome.prepare_seconds > 1e-3
 
 
 # ---- chunks and devices ----
@@ -266,8 +323,88 @@ def test_rows_that_do_not_fill_their_chunks(count):
 
 
 def test_number_of_devices_does_not_change_the_numbers(result, monkeypatch):
-    monkeypatch.setattr(sweep, "devices", lambda: 1)
+    monkeypatch.setattr(program, "devices", lambda: 1)
     xr.testing.assert_allclose(sweep.run(grid(), Counting(), KEY), result, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [7, 1000])
+def test_rows_vectorised_together_have_the_numbers_of_single_rows(monkeypatch, cells):
+    """A small cell is vectorised, a large one is not; which of the two is a matter of speed alone."""
+    one = sweep.Grid({"x": tuple(np.linspace(0, 1, cells).tolist())}, trials=2)
+
+    def cell(coords, key):
+        return {"y": jnp.sum(jnp.sin(coords["x"] * jr.normal(key, (30,))))}
+
+    compiled = []
+
+    def compile_block(*arguments):
+        compiled.append(program.compile_block(*arguments))
+        return compiled[-1]
+
+    monkeypatch.setattr("simulator.sweep.execute.compile_block", compile_block)
+    together = sweep.run(one, cell, KEY)
+    monkeypatch.setattr(program, "CACHE_BYTES", 0)
+    alone = sweep.run(one, cell, KEY)
+    assert [one.at_once > 1 for one in compiled] == [cells == 1000, False]
+    assert (together["status"] == "ok").all()
+    np.testing.assert_allclose(together["y"], alone["y"], rtol=1e-5, atol=1e-5)
+
+
+CUTS = [
+    sweep.Layout(extents, rows)
+    for extents, rows in (((1, 1, 3, 1), (1, 1)), ((2, 1, 3, 3), (6, 6)), ((1, 1, 3, 2), (5, 3)))
+]
+
+
+@pytest.mark.parametrize("layout", CUTS)
+def test_chunks_cover_the_wanted_rows_once(layout):
+    one = grid(wanted=lambda row: row["trial"] < 2 or row["radius"] == 1.0)
+    seen = np.zeros(one.shape, int)
+    for chunk in one.chunks(layout):
+        rows = [one.rows(chunk.block, box) for box in chunk.boxes]
+        assert 0 < sum(map(len, rows)) <= layout.rows[one.blocks().index(chunk.block)]
+        assert all(rows)
+        for box in chunk.boxes:
+            assert all(start % extent == 0 for start, extent in zip(box.starts, layout.extents, strict=True))
+            assert box.shape <= layout.extents
+            seen[box.slices] += 1
+    names = [chunk.name for chunk in one.chunks(layout)]
+    assert len(set(names)) == len(names)
+    unwanted = np.zeros(one.shape, bool)
+    unwanted[1, :, :, 2] = True
+    assert seen.max() == 1
+    assert (seen[~unwanted] == 1).all()
+
+
+def test_chunks_do_not_change_the_numbers(result):
+    """To rounding: a chunk is a call of the same program."""
+    for layout in CUTS:
+        found = sweep.empty(grid(), sweep.compile_block(grid(), Counting(), {"width": 2}, 1).outputs)
+        for chunk in grid().chunks(layout):
+            compiled = sweep.compile_block(grid(), Counting(), chunk.block, 6)
+            for filled in sweep.run_chunk(compiled, KEY, chunk).boxes:
+                for name, values in filled.values.items():
+                    found[name].values[filled.box.slices] = values
+        xr.testing.assert_allclose(found.drop_vars("status"), result.drop_vars("status"), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("trials", "devices"), [(1, 2), (3, 2), (1000, 2), (1000, 16)])
+def test_a_layout_has_about_twenty_chunks_that_employ_every_device(trials, devices):
+    one = sweep.Grid({"x": tuple(range(50))}, trials=trials)
+    layout = one.layout(devices)
+    count = len(one.chunks(layout))
+    assert count <= 22
+    assert count >= min(17, 50 * trials // devices // 2)
+    assert layout.rows[0] >= min(devices, 50 * trials)
+    assert max(one.layout(devices, most=7).rows) <= 7
+
+
+def test_a_million_cells_are_cut_without_listing_them():
+    one = sweep.Grid({"x": range(1000), "y": range(1000)}, trials=1)
+    began = time.perf_counter()
+    chunks = one.chunks(one.layout(2))
+    assert time.perf_counter() - began < 1
+    assert sum(one.count(chunk.block, box) for chunk in chunks for box in chunk.boxes) == 10**6
 
 
 def test_three_devices():
@@ -288,11 +425,11 @@ def test_three_devices():
 
 
 def test_program_tells_its_cost():
-    program = sweep.compile_block(grid(), Counting(), {"width": 2})
-    assert program.compile_seconds > 0
-    assert program.peak_bytes > 0
-    assert {name: leaf.shape for name, leaf in program.outputs.items()} == {"first": (), "pair": (2,), "total": ()}
-    assert sweep.time_one_row(grid(), Counting(), {"width": 2}) > 0
+    compiled = sweep.compile_block(grid(), Counting(), {"width": 2}, 2)
+    assert compiled.compile_seconds > 0
+    assert compiled.peak_bytes > 0
+    assert {name: leaf.shape for name, leaf in compiled.outputs.items()} == {"first": (), "pair": (2,), "total": ()}
+    assert sweep.time_one_row(compiled, KEY) > 0
 
 
 def test_size_of_a_grid():
@@ -325,7 +462,7 @@ def test_impossible_grid(what):
 
 @pytest.mark.parametrize("dims", [{}, {"pair": ("one", "two")}])
 def test_array_without_names_for_its_dimensions(dims):
-    with pytest.raises(sweep.GridError, match=r"the cell returns 'pair' of shape \(2,\): name its dimensions in dims"):
+    with pytest.raises(sweep.GridError, match=r"the cell returns 'pair' with 1 axes of its own: name them in dims"):
         sweep.run(grid(dims=dims), Counting(), KEY)
 
 

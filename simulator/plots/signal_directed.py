@@ -57,7 +57,7 @@ def _errors(axes: Axes, base: xr.Dataset, variable: str, published_curves) -> No
 
 
 def _map(figure: Figure, axes: Axes, chosen: xr.Dataset, title: str) -> None:
-    """COAP minus AT robust error; a cell whose gap is within 2 paired standard errors of 0 is printed in brackets."""
+    """COAP minus AT robust error, in brackets where it is not more than 2 paired standard errors from 0."""
     axes.grid(False)
     if not {"coap", "adversarial"} <= set(chosen["defence"].values):
         axes.set_title("the map needs COAP and AT")
@@ -70,12 +70,13 @@ def _map(figure: Figure, axes: Axes, chosen: xr.Dataset, title: str) -> None:
         if np.isfinite(value):
             clear = abs(value) > 2 * sem.values[row, column]
             text = f"{value:+.2f}" if clear else f"({value:+.2f})"
-            axes.text(
-                column, row, text, ha="center", va="center", fontsize=7, color="k" if abs(value) < 0.6 * limit else "w"
-            )
+        else:
+            text = "not ok"
+        pale = not abs(value) >= 0.6 * limit
+        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="k" if pale else "w")
     axes.set_xticks(range(gap["epsilon"].size), [f"{value:g}" for value in gap["epsilon"].values])
     names = [f"{_batch(b)}, lr {lr:g}, m {m:g}, {e} ep" for b, lr, m, e in gap["recipe"].values]
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_xlabel("ε")
-    axes.set_title(f"robust error of COAP − AT, {title}\n(in brackets: within 2 paired s.e. of 0)")
+    axes.set_title(f"robust error of COAP − AT, {title}\n(in brackets: within 2 paired s.e. of 0, or one trial)")
     figure.colorbar(image, ax=axes, shrink=0.8)

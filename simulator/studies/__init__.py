@@ -4,9 +4,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from simulator.cluster import ClusterError
 from simulator.studies import alignment, picture, signal_directed
 from simulator.studies.gallery import comparison, draw, summary
-from simulator.studies.running import Report, cores, dry_run, run
+from simulator.studies.interrupt import Stopped
+from simulator.studies.plan import cores
+from simulator.studies.remote import workers
+from simulator.studies.report import Report
+from simulator.studies.running import dry_run, run
 from simulator.studies.settings import Settings, SettingsError, override, setting
 from simulator.studies.study import SCALES, Published, Study, Verdict
 from simulator.sweep import GridError
@@ -16,11 +21,13 @@ STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in (pict
 __all__ = [
     "SCALES",
     "STUDIES",
+    "ClusterError",
     "GridError",
     "Published",
     "Report",
     "Settings",
     "SettingsError",
+    "Stopped",
     "Study",
     "Verdict",
     "comparison",
@@ -32,6 +39,7 @@ __all__ = [
     "run",
     "setting",
     "summary",
+    "workers",
 ]
 
 

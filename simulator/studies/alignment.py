@@ -265,10 +265,11 @@ def _half_way(spheres: xr.Dataset) -> tuple[float, float]:
 
 def notes(settings: AlignmentSettings) -> dict[str, str]:
     """How the numbers were obtained, for the provenance of the store."""
-    steps, starts = settings.attack_steps, settings.attack_starts
+    # What the attack is depends on the kind of network and threat alone, not on its numbers.
+    network = networks.mlp(jr.key(0), 1, (settings.width,))
+    final = attacks.describe(network, L2(1.0), steps=settings.attack_steps, count=settings.attack_starts)
     return {
-        "attack": f"final: apgd-ce + apgd-margin, {steps} steps, {starts} starts each, l2; "
-        f"training and history: apgd-margin, {TRAINING_STEPS} steps from the example",
+        "attack": f"final: {final}, l2; training and history: apgd-margin, {TRAINING_STEPS} steps from the example",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
         "selection": f"learning rate with the smallest robust error (ties: standard error) on a {settings.selection} "
         f"sample of {settings.test}, per defence, radius and trial; last epoch",

@@ -1,11 +1,9 @@
-"""Running a study: plan, refuse what cannot fit, fill a store block by block, and tell what came out."""
+"""Running a study: fill a store chunk by chunk, here or on a cluster, and tell what came out."""
 
-import dataclasses
-import os
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,128 +13,19 @@ import pandas as pd
 import xarray as xr
 
 from simulator import store, sweep, trials
+from simulator.studies import plan as planning
+from simulator.studies.interrupt import Stopped, in_thread, stop_on_interrupt
+from simulator.studies.plan import Plan
+from simulator.studies.remote import Workers
+from simulator.studies.report import SILENT, Report
+from simulator.studies.saving import save_chunk
 from simulator.studies.settings import MOST, Settings, SettingsError
 from simulator.studies.study import Study
-
-MEMORY_SHARE = 0.8
-"""The share of the machine's memory a run may plan for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A study's programs, compiled, and what they will need."""
-
-    grid: sweep.Grid
-    cell: sweep.Cell
-    programs: list[sweep.Program]
-
-    @property
-    def cells(self) -> int:
-        """Cells that will be computed."""
-        per_row = len(self.grid.axes[self.grid.inner]) if self.grid.inner else 1
-        return per_row * sum(len(program.rows) for program in self.programs)
-
-    @property
-    def peak_bytes(self) -> int:
-        """Memory of the largest program."""
-        return max((program.peak_bytes for program in self.programs), default=0)
-
-    @property
-    def result_bytes(self) -> int:
-        """Memory of the whole result."""
-        return _result_bytes(self.grid, self.programs[0].outputs)
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Callbacks of a long run; the defaults are silent."""
-
-    say: Callable[[str], None] = lambda sentence: None
-    start: Callable[[str, int], None] = lambda what, total: None
-    tick: Callable[[int], None] = lambda amount: None
-    stop: Callable[[], None] = lambda: None
-
-
-def cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_limit() -> int:
-    """Bytes a run may plan for on this machine's default device."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    total = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(MEMORY_SHARE * total)
-
-
-def _result_bytes(grid: sweep.Grid, outputs) -> int:
-    per_cell = sum(int(np.prod(leaf.shape, dtype=float)) * leaf.dtype.itemsize for leaf in outputs.values())
-    # The status is a pointer to a text per cell.
-    return grid.cells * (per_cell + 8)
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:,.0f} TB" if size < 1e6 else f"{size:.1e} TB"
-
-
-def _refuse_if_too_large(what: str, size: float) -> None:
-    if size > memory_limit():
-        raise sweep.GridError(
-            f"{what} would take {_readable(size)} of memory, but a run may use {_readable(memory_limit())} here: "
-            "ask for fewer or smaller values"
-        )
-
-
-def plan(study: Study, settings: Settings, report: Report = Report(), skip: Callable = lambda block: False) -> Plan:
-    """Compile every block that is wanted and not skipped.  Raises `GridError` if the run cannot fit in memory."""
-    grid, cell = study.grid(settings), study.cell(settings)
-    _refuse_if_too_large(f"{grid.cells:,} cells", 16.0 * grid.cells)
-    blocks = [block for block in grid.blocks() if grid.rows(block) and not skip(block)]
-    if not any(grid.rows(block) for block in grid.blocks()):
-        raise sweep.GridError("no cell of the grid is wanted: nothing to run")
-    report.start("compiling", len(blocks))
-    double = jnp.result_type(float) == jnp.float64
-
-    def compile_one(block):
-        # The precision is a setting of each thread.
-        with jax.enable_x64(double):
-            program = sweep.compile_block(grid, cell, block)
-        report.tick(1)
-        return program
-
-    # Two at a time: the compiler runs outside the interpreter lock.
-    with ThreadPoolExecutor(2) as pool:
-        programs = list(pool.map(compile_one, blocks))
-    report.stop()
-    planned = Plan(grid, cell, programs)
-    for program in programs:
-        _refuse_if_too_large(f"the result of {grid.cells:,} cells", _result_bytes(grid, program.outputs))
-        _refuse_if_too_large(f"the program of {program.block or study.name}", program.peak_bytes)
-    return planned
 
 
 def dry_run(study: Study, settings: Settings, report: Report) -> str:
     """What a run would do: cells, programs, memory, and time from running one row of every program."""
-    planned = plan(study, settings, report)
-    report.start("timing one row of each program", len(planned.programs))
-    seconds = 0.0
-    for program in planned.programs:
-        one = sweep.time_one_row(planned.grid, planned.cell, program.block)
-        seconds += one * -(-len(program.rows) // sweep.devices())
-        report.tick(1)
-    report.stop()
-    peak, kept = _readable(planned.peak_bytes), _readable(planned.result_bytes)
-    lines = [
-        f"cells      {planned.cells:,} of {planned.grid.cells:,} in the grid",
-        f"programs   {len(planned.programs)}, compiled in {sum(p.compile_seconds for p in planned.programs):.0f} s",
-        f"memory     {peak} at the peak of a program, {kept} of results",
-        f"time       about {seconds:.0f} s on {sweep.devices()} device(s), extrapolated from one row of each program",
-    ]
-    return "\n".join(lines)
+    return planning.describe(planning.plan(study, settings, report), report, timed_rows=1)
 
 
 def run(
@@ -147,74 +36,205 @@ def run(
     seed: int,
     out: Path,
     overwrite: bool = False,
-    report: Report = Report(),
+    report: Report = SILENT,
+    on: Workers | None = None,
 ) -> Path:
     """Run a study into `out/STUDY.zarr`, continue an interrupted run, or report a complete one.
 
-    Raises `StoreError` if something else is at that path, `GridError` if the run cannot fit in memory; in both cases
-    nothing on disk has been touched.
+    Chunks whose values can no longer be read as they were written are computed again.  Raises `StoreError` if something
+    else is at that path or another run is writing it, `GridError` if the run cannot fit in memory (in both cases
+    nothing on disk has been touched), `Stopped` after an interruption by the user, and `ClusterError` if the cluster to
+    run `on` cannot be used.
     """
     path = store.path_of(out, study.name)
     if not 0 <= seed <= MOST:
         raise SettingsError(f"seed is {seed}, but must be between 0 and {MOST}")
     precision = str(jnp.result_type(float))
-    attributes = store.provenance(
-        study.name, settings.as_dict(), seed, study.numbers, precision, **_about(study, settings, scale)
-    )
+    about = {"scale": scale, "claim": study.claim, **study.notes(settings)}
+    attributes = store.provenance(study.name, settings.as_dict(), seed, study.numbers, precision, **about)
+    grid = planning.grid_of(study, settings)
+    fixed = _fixed(study, settings, grid, seed)
     state = "absent" if overwrite else store.state(path, attributes)
-    if state == "complete":
+    if state == "complete" and _is_sound(grid, fixed, path):
         report.say(f"{study.name} is complete in {path}: nothing to compute")
         return path
     store.check_folder(out)
-    began = time.perf_counter()
-    kept = store.read(path) if state == "partial" else None
-    planned = plan(
-        study, settings, report, lambda block: kept is not None and _finished(kept, study.grid(settings), block)
-    )
-    result = _prepare(study, settings, planned, kept, path, attributes, seed, overwrite)
-    report.start(study.name, planned.cells)
-    for program in planned.programs:
-        sweep.run_block(planned.grid, program, jr.key(seed), result, report.tick)
-        store.write_block(path, result, program.block)
-    report.stop()
-    _conclude(study, result, path, time.perf_counter() - began, planned, report)
+    # A run that cannot be is refused before anything is written.
+    planned = _plan(study, settings, report, on) if state == "absent" else None
+    with store.writing(path):
+        if planned is not None:
+            _create(planned, path, attributes, fixed, overwrite)
+        else:
+            planned = _continue(study, settings, path, attributes, fixed, report, on)
+        _note_compilation(path, planned)
+        _fill(planned, path, seed, study.name, report, on)
+        _conclude(study, grid, path, report)
     return path
 
 
-def _about(study: Study, settings: Settings, scale: str) -> dict[str, str]:
-    return {"scale": scale, "claim": study.claim, **study.notes(settings)}
+def _plan(study, settings, report: Report, on: Workers | None, layout=None, saved=lambda chunk: False) -> Plan:
+    if on is None:
+        return planning.plan(study, settings, report, layout, saved)
+    return planning.outline(study, settings, on.devices, layout, saved)
 
 
-def _finished(kept: xr.Dataset, grid: sweep.Grid, block: sweep.Coords) -> bool:
-    """Whether a block's cells were all written: status is written last, so one cell that is not not_run proves it."""
-    return bool((kept["status"].sel(block) != "not_run").any())
+def _continue(study, settings, path: Path, attributes, fixed: xr.Dataset, report: Report, on) -> Plan:
+    """What is left to do of the run that is there, whose store is mended on the way."""
+    # Asked again, since only now nobody else can change the answer.
+    store.state(path, attributes)
+    layout = _layout_of(path)
+    grid = study.grid(settings)
+    store.mend(path, store.Template(_known(path), _extents(grid, layout), fixed))
+    sound = _sound_chunks(path, report)
+    return _plan(study, settings, report, on, layout, lambda chunk: chunk.name in sound)
 
 
-def _prepare(study, settings, planned: Plan, kept, path: Path, attributes, seed: int, overwrite: bool) -> xr.Dataset:
-    """The dataset to fill, and the store to write it to."""
-    if kept is not None:
-        return kept
-    result = sweep.empty(planned.grid, planned.programs[0].outputs)
-    started = {**attributes, "complete": False, "started": pd.Timestamp.now("UTC").isoformat(timespec="seconds")}
+def _note_compilation(path: Path, planned: Plan) -> None:
+    before = store.attributes(path)["compile_seconds"]
+    store.annotate(path, {"compile_seconds": before + sum(program.compile_seconds for program in planned.programs)})
+
+
+def _fixed(study: Study, settings: Settings, grid: sweep.Grid, seed: int) -> xr.Dataset:
+    """What a store of the study holds from the start: coordinates and exhibits."""
     exhibits = xr.Dataset() if study.exhibits is None else study.exhibits(settings, jr.key(seed))
-    store.create(path, result.merge(exhibits), started, planned.grid.static, overwrite)
-    return result
+    return xr.Dataset(coords=grid.coordinates()).merge(exhibits)
 
 
-def _conclude(study: Study, result: xr.Dataset, path: Path, seconds: float, planned: Plan, report: Report) -> None:
-    """Say what was lost, add the standard errors, and mark the store complete."""
-    counts = trials.count_by_status(result)
+def _is_sound(grid: sweep.Grid, fixed: xr.Dataset, path: Path) -> bool:
+    """Whether a store that says it is complete can be read down to the last byte as it was written."""
+    records = store.records(path)
+    needed = [*(chunk.name for chunk in grid.chunks(_layout_of(path))), "derived"]
+    return store.holds(path, fixed) and all(name in records and store.is_sound(path, records[name]) for name in needed)
+
+
+def _layout_of(path: Path) -> sweep.Layout:
+    attributes = store.attributes(path)
+    return sweep.Layout(tuple(attributes["chunk_extents"]), tuple(attributes["chunk_rows"]))
+
+
+def _sound_chunks(path: Path, report: Report) -> set[str]:
+    """The names of the chunks that are saved and sound; those that have been damaged are announced."""
+    records = store.records(path)
+    sound = {name for name, record in records.items() if store.is_sound(path, record)}
+    damaged = [name for name in records if name not in sound and name != "derived"]
+    if damaged:
+        report.say(f"{len(damaged)} saved chunks of {path} have been damaged since: they are computed again")
+    return sound
+
+
+def _extents(grid: sweep.Grid, layout: sweep.Layout) -> dict[str, int]:
+    return dict(zip(grid.names, layout.extents, strict=True))
+
+
+def _create(planned: Plan, path: Path, attributes: Mapping[str, Any], fixed: xr.Dataset, overwrite: bool) -> None:
+    variables = _variables(planned)
+    started = {
+        **attributes,
+        "complete": False,
+        "started": pd.Timestamp.now("UTC").isoformat(timespec="seconds"),
+        "compile_seconds": 0.0,
+        "chunk_extents": list(planned.layout.extents),
+        "chunk_rows": list(planned.layout.rows),
+        "variables": {
+            name: [list(dims), list(shape), _type_name(kind)] for name, (dims, shape, kind) in variables.items()
+        },
+    }
+    extents = _extents(planned.grid, planned.layout)
+    store.create(path, store.Template(variables, extents, fixed), started, overwrite)
+
+
+def _variables(planned: Plan) -> dict[str, tuple[tuple[str, ...], tuple[int, ...], Any]]:
+    """Every variable of the result."""
+    grid = planned.grid
+    kept = sweep.variables(grid, planned.outputs)
+    sized = {name: (dims, (*grid.shape, *leaf.shape), leaf.dtype) for name, (dims, leaf) in kept.items()}
+    return {"status": (grid.names, grid.shape, str), **sized}
+
+
+def _type_name(kind: Any) -> str:
+    return "text" if kind is str else np.dtype(kind).name
+
+
+def _known(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[int, ...], Any]]:
+    """The variables of a store, from its attributes: they outlive the description of an array."""
+    listed = store.attributes(path)["variables"]
+    return {
+        name: (tuple(dims), tuple(shape), str if kind == "text" else np.dtype(kind))
+        for name, (dims, shape, kind) in listed.items()
+    }
+
+
+def _fill(planned: Plan, path: Path, seed: int, name: str, report: Report, on: Workers | None) -> None:
+    """Run and save every chunk that is left."""
+    if not planned.chunks:
+        return
+    for line in planning.describe(planned, report).splitlines():
+        report.say(line)
+    report.start(name, planned.cells)
+    with stop_on_interrupt(report) as stop:
+        done = _chunks_here(planned, path, seed) if on is None else on.chunks(planned, path, seed, stop.is_set)
+        for number, cells in enumerate(done, start=1):
+            report.tick(cells)
+            if stop.is_set() and number < len(planned.chunks):
+                report.stop()
+                raise Stopped(f"stopped with {number} of {len(planned.chunks)} chunks done and saved in {path}")
+    report.stop()
+
+
+def _chunks_here(planned: Plan, path: Path, seed: int):
+    """Run the chunks in this process; yields the number of cells of each."""
+    for chunk in planned.chunks:
+        yield in_thread(partial(save_chunk, planned.program_of(chunk), jr.key(seed), chunk, path))
+
+
+def _conclude(study: Study, grid: sweep.Grid, path: Path, report: Report) -> None:
+    """Say what was lost, add the standard errors over trials, and mark the store complete."""
+    records = [record for name, record in store.records(path).items() if name != "derived"]
+    counts: dict[str, int] = {}
+    for record in records:
+        for status, count in record["cells_by_status"].items():
+            counts[status] = counts.get(status, 0) + count
+    run_cells = sum(counts.values())
     lost = {name: count for name, count in counts.items() if name in ("diverged", "failed")}
     if lost:
         report.say(
-            f"{study.name}: {', '.join(f'{count} cells {name}' for name, count in lost.items())} of {planned.cells}; "
+            f"{study.name}: {', '.join(f'{count} cells {name}' for name, count in lost.items())} of {run_cells}; "
             "they are NaN, and means and figures leave them out"
         )
-    for failure in result.attrs.get("failures", []):
-        report.say(f"failed: {failure}")
-    means = trials.with_sem(result)
-    derived = means[[name for name in means.data_vars if name.endswith("_sem")]]
-    timing = {"wall_seconds": seconds, "compile_seconds": sum(program.compile_seconds for program in planned.programs)}
-    store.finish(
-        path, derived, {**timing, "cells_by_status": counts, "devices": str(jax.local_devices()[0].device_kind)}
+    failures = [failure for record in records for failure in record["failures"]]
+    for failure in failures:
+        report.say(f"failed: {failure['cell']}: {failure['error']}")
+    _add_standard_errors(grid, path)
+    if grid.cells > run_cells:
+        counts["not_run"] = grid.cells - run_cells
+    seconds, prepared = (sum(record[name] for record in records) for name in ("seconds", "prepare_seconds"))
+    timing = {"wall_seconds": seconds + store.attributes(path)["compile_seconds"], "prepare_seconds": prepared}
+    device = f"{sweep.devices()} x {jax.devices()[0].device_kind}"
+    # Last of all, since it says that all the rest is there.
+    store.annotate(
+        path, {**timing, "cells_by_status": counts, "failures": failures, "devices": device, "complete": True}
     )
+
+
+def _add_standard_errors(grid: sweep.Grid, path: Path) -> None:
+    """Derive the standard errors over trials, box by box."""
+    layout, known = _layout_of(path), _known(path)
+    names = [name for name in known if name != "status" and not name.endswith(("_se_test", "_sem"))]
+    at = grid.names.index("trial")
+    derived = {
+        f"{name}_sem": (_without(dims, at), _without(shape, at), kind)
+        for name, (dims, shape, kind) in known.items()
+        if name in names
+    }
+    store.add_variables(path, derived, _extents(grid, layout))
+
+    def slabs():
+        for box in grid.boxes(layout.extents[:at]):
+            part = trials.with_sem(store.read_box(path, [*names, "status"], (*box, slice(0, grid.trials))))
+            yield box, {name: part[name].values.astype(kind) for name, (_, _, kind) in derived.items()}
+
+    store.save_chunk(path, "derived", slabs(), {})
+
+
+def _without(values: tuple, position: int) -> tuple:
+    return (*values[:position], *values[position + 1 :])

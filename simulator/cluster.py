@@ -1,0 +1,99 @@
+"""The same work on many machines: tasks over the workers of a Dask cluster.
+
+Needs the extra `simulator[cluster]`.  A worker that is lost loses only what it was doing: its tasks are given to
+others.  A task that takes three workers down with it is reported as an error of that task, and the others go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+LOCAL = "local:"
+"""Address of a cluster that is started for the run: `local:4` has four worker processes on this machine."""
+
+
+class ClusterError(Exception):
+    """A cluster that cannot be used, in one sentence."""
+
+
+def _distributed():
+    try:
+        import distributed
+    except ImportError as error:
+        raise ClusterError("a cluster needs the extra: pip install 'simulator[cluster]'") from error
+    return distributed
+
+
+def check_address(address: str) -> None:
+    """Raise `ClusterError` unless an address is `local:N`, or names a host and a port."""
+    count = address.removeprefix(LOCAL)
+    if address.startswith(LOCAL) and not (count.isdecimal() and int(count) > 0):
+        raise ClusterError(f"the cluster is {address!r}, but a local one is local:N with N >= 1, such as local:2")
+    if not address.rpartition(":")[2].isdecimal():
+        raise ClusterError(f"the cluster is {address!r}: give local:N, or the scheduler's address as host:port")
+
+
+def devices_per_worker(address: str, cores: int) -> int:
+    """Processor cores of each worker of a local cluster; 0 for another one, which has its own."""
+    return max(1, cores // int(address.removeprefix(LOCAL))) if address.startswith(LOCAL) else 0
+
+
+@contextmanager
+def connect(address: str, cores: int) -> Iterator[Any]:
+    """A client of the cluster at `address`; a local one shares this machine's cores among its workers.
+
+    Raises `ClusterError` if there is none.
+    """
+    check_address(address)
+    distributed = _distributed()
+    if not address.startswith(LOCAL):
+        try:
+            client = distributed.Client(address, timeout="10s")
+        except (OSError, TimeoutError) as error:
+            raise ClusterError(f"no scheduler answers at {address}: start one, or give local:N") from error
+        with client:
+            yield client
+        return
+    # Processes that are spawned, not forked: JAX does not survive a fork.
+    settings = {"distributed.worker.multiprocessing-method": "spawn", "distributed.admin.tick.limit": "1h"}
+    with (
+        _dask_settings(settings),
+        distributed.LocalCluster(
+            n_workers=int(address.removeprefix(LOCAL)),
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=0,
+            env={"JAX_NUM_CPU_DEVICES": str(devices_per_worker(address, cores))},
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def _dask_settings(settings: dict[str, Any]):
+    import dask
+
+    return dask.config.set(settings)
+
+
+def spread(
+    client, work: Callable[..., Any], tasks: Sequence[tuple], stop: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[tuple, Any]]:
+    """Yield (task, what `work(*task)` returned, or the exception it ended in) as tasks end, in any order.
+
+    Ends early when `stop()` is true.  Raises `ClusterError` if the scheduler is lost.
+    """
+    distributed = _distributed()
+    futures = {client.submit(work, *task, pure=False): task for task in tasks}
+    try:
+        for future in distributed.as_completed(list(futures)):
+            if future.status in ("cancelled", "lost"):
+                raise ClusterError("the scheduler of the cluster was lost")
+            yield futures[future], future.exception() if future.status == "error" else future.result()
+            future.release()
+            if stop():
+                return
+    finally:
+        if client.status == "running":
+            client.cancel(list(futures))

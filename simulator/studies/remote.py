@@ -1,0 +1,100 @@
+"""Running the chunks of a study on a cluster: each task is one chunk, computed and saved by a worker."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from simulator import cluster, sweep
+from simulator.studies.plan import Plan, cores
+from simulator.studies.saving import save_chunk, save_outcome
+from simulator.studies.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """All a worker needs to compute any chunk of a run."""
+
+    study: str
+    """As `studies.find` takes it, absolute if it is a file."""
+    settings: Settings
+    seed: int
+    double: bool
+    layout: sweep.Layout
+    path: Path
+
+
+@lru_cache(maxsize=16)
+def _program(job: Job, block: int) -> sweep.Program:
+    """The program of a block, compiled once per worker."""
+    from simulator.studies import find  # the registry imports this module
+
+    study = find(job.study)
+    grid = study.grid(job.settings)
+    return sweep.compile_block(grid, study.cell(job.settings), grid.blocks()[block], job.layout.rows[block])
+
+
+def _compute_chunk(job: Job, block: int, chunk: sweep.Chunk) -> int:
+    """Run and save a chunk, on a worker; returns its number of cells."""
+    with jax.enable_x64(job.double):
+        return save_chunk(_program(job, block), jr.key(job.seed), chunk, job.path)
+
+
+def _compute_row(job: Job, block: int, chunk: sweep.Chunk, at: int) -> sweep.Values:
+    """The values of one row of a chunk, on a worker."""
+    with jax.enable_x64(job.double):
+        program = _program(job, block)
+        return sweep.run_row(program, jr.key(job.seed), sweep.rows_of(program.grid, chunk)[at])
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A cluster to run the chunks of one study on."""
+
+    client: Any
+    study: str
+    devices: int
+    """Of one worker."""
+
+    def chunks(self, planned: Plan, path: Path, seed: int, stop: Callable[[], bool]) -> Iterator[int]:
+        """Run and save every chunk of a plan; yields the number of cells of each as it ends.
+
+        A chunk that ends in an error, or takes its workers down with it, is run again row by row: the rows that end so
+        too are recorded as failed, the others are kept.
+        """
+        double = jnp.result_type(float) == jnp.float64
+        job = Job(self.study, planned.settings, seed, double, planned.layout, path.absolute())
+        blocks = planned.grid.blocks()
+        tasks = [(job, blocks.index(chunk.block), chunk) for chunk in planned.chunks]
+        for task, found in cluster.spread(self.client, _compute_chunk, tasks, stop):
+            yield self._row_by_row(planned, *task) if isinstance(found, BaseException) else found
+
+    def _row_by_row(self, planned: Plan, job: Job, block: int, chunk: sweep.Chunk) -> int:
+        began = time.perf_counter()
+        rows = sweep.rows_of(planned.grid, chunk)
+        found: list[Any] = [None] * len(rows)
+        tasks = [(job, block, chunk, at) for at in range(len(rows))]
+        for (*_, at), value in cluster.spread(self.client, _compute_row, tasks):
+            found[at] = value
+        values, errors = sweep.stack(planned.grid, planned.outputs, found)
+        boxes, failures = sweep.assemble(planned.grid, planned.outputs, chunk, values, errors)
+        outcome = sweep.Outcome(boxes, len(rows) * planned.grid.per_row, failures)
+        save_outcome(job.path, chunk, outcome, time.perf_counter() - began)
+        return outcome.cells
+
+
+@contextmanager
+def workers(address: str, study: str) -> Iterator[Workers]:
+    """A cluster for the study of that name; see `cluster.connect`.  Raises `ClusterError` if there is none."""
+    name, colon, attribute = study.rpartition(":")
+    with cluster.connect(address, cores()) as client:
+        threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+        devices = cluster.devices_per_worker(address, cores()) or max(threads, default=1)
+        yield Workers(client, f"{Path(name).absolute()}:{attribute}" if colon else study, devices)

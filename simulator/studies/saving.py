@@ -1,0 +1,30 @@
+"""From a chunk to the store."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from simulator import store, sweep
+
+
+def save_chunk(program: sweep.Program, key: PRNGKeyArray, chunk: sweep.Chunk, path: Path) -> int:
+    """Run a chunk and write it to the store; returns how many cells that were."""
+    began = time.perf_counter()
+    outcome = sweep.run_chunk(program, key, chunk)
+    save_outcome(path, chunk, outcome, time.perf_counter() - began)
+    return outcome.cells
+
+
+def save_outcome(path: Path, chunk: sweep.Chunk, outcome: sweep.Outcome, seconds: float) -> None:
+    """Write what running a chunk gave, with what the end of the run wants to know of it."""
+    statuses = np.concatenate([filled.values["status"].ravel() for filled in outcome.boxes]).astype(str)
+    names, counts = np.unique(statuses[statuses != "not_run"], return_counts=True)
+    about = {
+        "cells_by_status": {str(name): int(count) for name, count in zip(names, counts, strict=True)},
+        "failures": outcome.failures,
+        "seconds": seconds,
+        "prepare_seconds": outcome.prepare_seconds,
+    }
+    store.save_chunk(path, chunk.name, [(filled.box.slices, filled.values) for filled in outcome.boxes], about)

@@ -1,0 +1,62 @@
+"""Sweeps: a grid of named axes to an `xarray.Dataset`, with no knowledge of what a cell computes.
+
+A cell is `cell(coords, key) -> {name: scalar or small array}`.  An axis is either
+
+- *static*: its values change shapes or code, so it is a Python loop with one compiled program per combination; or
+- a *leaf*: its values are array leaves of one program.
+
+Inside a program, rows (a trial and one value per leaf axis but one) are split over all devices and walked in a loop;
+the remaining *inner* axis is vectorised, so that what does not depend on it (data, test points) is computed once per
+row.  Cells of one trial get the same key, hence share their data and initialisation: differences along every other axis
+lose that noise (common random numbers).
+
+Every result carries `status`: ok, diverged (the cell said so), failed (its program raised) or not_run.  A cell that is
+not ok is NaN in every variable, and is excluded, loudly, from every mean.
+"""
+
+from simulator.sweep.execute import (
+    STATUSES,
+    Filled,
+    Outcome,
+    Values,
+    assemble,
+    empty,
+    rows_of,
+    run,
+    run_chunk,
+    run_row,
+    stack,
+    time_one_row,
+    variables,
+)
+from simulator.sweep.grid import Box, Chunk, Coords, Grid, GridError, Layout
+from simulator.sweep.program import Cell, Program, Staged, compile_block, devices, outputs_of, trial_key
+
+__all__ = [
+    "STATUSES",
+    "Box",
+    "Cell",
+    "Chunk",
+    "Coords",
+    "Filled",
+    "Grid",
+    "GridError",
+    "Layout",
+    "Outcome",
+    "Program",
+    "Staged",
+    "Values",
+    "assemble",
+    "compile_block",
+    "devices",
+    "empty",
+    "outputs_of",
+    "rows_of",
+    "run",
+    "run_chunk",
+    "run_row",
+    "stack",
+    "time_one_row",
+    "trial_key",
+    "variables",
+]
