@@ -63,10 +63,22 @@ def _each_piece(threat: Threat, attack: Callable[[Threat], Attack]) -> Attack:
     return attack(threat) if pieces is None else weakest(jax.vmap(attack)(pieces))
 
 
-class _Walk(eqx.Module):
-    """The perturbations an iterative attack moves among, as points of any coordinates in which a sum is a sum."""
+Point = Any
+"""A perturbation, as a pytree in which a sum of perturbations is the sum of the leaves."""
 
-    first: Array
+
+def _sum(*terms: tuple[Any, Point]) -> Point:
+    """The sum of (factor, point) terms."""
+    return jax.tree.map(
+        lambda *leaves: sum(factor * leaf for (factor, _), leaf in zip(terms, leaves, strict=True)),
+        *(point for _, point in terms),
+    )
+
+
+class _Walk(eqx.Module):
+    """The perturbations an iterative attack moves among, in coordinates that make its steps cheap."""
+
+    first: Point
     """The point the attack starts at."""
     ascend: Callable
     """point -> ((objective, smallest margin), gradient)."""
@@ -91,43 +103,43 @@ def _walk(network: Network, threat: Threat, x, label, objective: Objective, star
 def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, start) -> _Walk:
     """An l2 attack without a product over the d inputs in any step, for networks whose first layer W is affine.
 
-    Every gradient with respect to x is W^T g, so the iterates are delta = W^T c + s start.  A point holds v = (c, s)
-    and M v, where M is the Gram matrix of the rows of W and the start: M v begins with W delta, all the rest of the
-    network needs to know, and v . M v = |delta|^2.  A step costs one product with W W^T, which all examples share; it
-    is the cheaper form while h < 2 d.
+    Every gradient with respect to x is W^T g, so the iterates are delta = W^T c + s start.  A point is (c, W delta, s,
+    <start, delta>): W delta is all the rest of the network needs to know, and |delta|^2 = c . W delta + s <start,
+    delta>.  A step costs one product with W W^T, which all examples share; it is the cheaper form while h < 2 d.
     """
     affine, rest = network.layers[0], Network(network.layers[1:])
-    gram, z = affine.weight @ affine.weight.T, affine(x)
-    neurons, radius = gram.shape[0], jnp.asarray(ball.radius, x.dtype)
+    gram, z, radius = affine.weight @ affine.weight.T, affine(x), jnp.asarray(ball.radius, x.dtype)
     value = _objective(objective, rest, z, label)
-    along = None if start is None else affine.weight @ start
+    origin = jnp.zeros_like(x) if start is None else start
+    along = jnp.zeros_like(z) if start is None else affine.weight @ start
+    zero = jnp.zeros((), x.dtype)
 
-    def point(v):
-        if along is None:
-            return jnp.stack([v, gram @ v])
-        image = gram @ v[:neurons] + v[neurons] * along
-        return jnp.stack([v, jnp.append(image, along @ v[:neurons] + v[neurons] * (start @ start))])
+    def scale_to(length, square):
+        return jnp.where(square > 0, length * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
-    def to_length(point, length):
-        square = point[0] @ point[1]
-        return point * jnp.where(square > 0, length * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+    def square_of(point):
+        c, image, s, product = point
+        # Not c @ image: a batch of dot products is slower than the sum of a product.
+        return jnp.sum(c * image) + s * product
 
     def ascend(point):
-        return jax.value_and_grad(value, has_aux=True)(point[1, :neurons])
+        return jax.value_and_grad(value, has_aux=True)(point[1])
 
     def worst(gradient):
-        return to_length(point(gradient if along is None else jnp.append(gradient, jnp.zeros(1, x.dtype))), radius)
+        point = (gradient, gradient @ gram, zero, jnp.sum(along * gradient) if start is not None else zero)
+        return _sum((scale_to(radius, square_of(point)), point))
 
     def project(point):
-        return jnp.where(point[0] @ point[1] > radius**2, to_length(point, radius), point)
+        square = square_of(point)
+        return _sum((jnp.where(square > radius**2, scale_to(radius, square), 1), point))
 
     def attack(point, _):
-        delta = point[0, :neurons] @ affine.weight
-        # Where rows of W cancel, v . M v is a poor length: the ball decides once more, in full.
-        delta = ball.project(delta if start is None else delta + point[0, neurons] * start)
+        delta = point[0] @ affine.weight
+        # Where rows of W cancel, the length above is a poor one: the ball decides once more, in full.
+        delta = ball.project(delta if start is None else delta + point[2] * start)
         return Attack(delta, jnp.min(margins(network, x + delta, label)))
 
-    first = point(jnp.zeros(neurons, x.dtype) if along is None else jnp.zeros(neurons + 1, x.dtype).at[neurons].set(1))
+    first = (jnp.zeros_like(z), along, zero if start is None else zero + 1, jnp.sum(origin * origin))
     return _Walk(project(first), ascend, worst, project, attack)
 
 
@@ -162,19 +174,20 @@ def pgd(
         def step(state, _):
             point, best, best_value = state
             (now, least), gradient = walk.ascend(point)
-            best = _keep_better(now > best_value, (point, least), best)
-            return (walk.project(point + step_size * walk.worst(gradient)), best, jnp.maximum(now, best_value)), None
+            best = _either(now > best_value, (point, least), best)
+            point = walk.project(_sum((1, point), (step_size, walk.worst(gradient))))
+            return (point, best, jnp.maximum(now, best_value)), None
 
         begin = (walk.first, (walk.first, jnp.array(jnp.inf, x.dtype)), jnp.array(-jnp.inf, x.dtype))
         (last, best, best_value), _ = jax.lax.scan(step, begin, length=steps)
         (now, least), _ = walk.ascend(last)
-        return walk.attack(*_keep_better(now > best_value, (last, least), best))
+        return walk.attack(*_either(now > best_value, (last, least), best))
 
     return _each_piece(threat, on_piece)
 
 
-def _keep_better(better: Array, new: tuple[Array, Array], old: tuple[Array, Array]) -> tuple[Array, Array]:
-    return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+def _either(first: Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(first, a, b), one, other)
 
 
 def _checkpoints(steps: int) -> list[bool]:
@@ -190,11 +203,11 @@ def _checkpoints(steps: int) -> list[bool]:
 class _Search(eqx.Module):
     """The state of APGD between two steps; every delta is a point of the walk."""
 
-    delta: Array
-    before: Array  # the previous one, for the momentum
+    delta: Point
+    before: Point  # the previous one, for the momentum
     gradient: Array
     size: Array  # step size as a share of the radius
-    best: tuple[Array, Array]  # the point with the largest objective, and its margin
+    best: tuple[Point, Array]  # the point with the largest objective, and its margin
     best_value: Array
     best_gradient: Array
     value: Array
@@ -232,13 +245,13 @@ def _marks(steps: int) -> Array:
     return jnp.array(_checkpoints(steps), dtype=bool)
 
 
-def _begin(delta: Array, found: tuple[Array, Array], gradient: Array) -> _Search:
+def _begin(delta: Point, found: tuple[Array, Array], gradient: Array) -> _Search:
     now, least = found
     return _Search(
         delta=delta,
         before=delta,
         gradient=gradient,
-        size=jnp.full((), 2.0, delta.dtype),
+        size=jnp.full((), 2.0, now.dtype),
         best=(delta, least),
         best_value=now,
         best_gradient=gradient,
@@ -251,11 +264,11 @@ def _begin(delta: Array, found: tuple[Array, Array], gradient: Array) -> _Search
 
 
 def _apgd_step(walk: _Walk, s: _Search, mark: Array) -> _Search:
-    plain = walk.project(s.delta + s.size * walk.worst(s.gradient))
-    delta = walk.project(s.delta + 0.75 * (plain - s.delta) + 0.25 * (s.delta - s.before))
+    plain = walk.project(_sum((1, s.delta), (s.size, walk.worst(s.gradient))))
+    delta = walk.project(_sum((0.5, s.delta), (0.75, plain), (-0.25, s.before)))
     (now, least), gradient = walk.ascend(delta)
     better = now > s.best_value
-    best = _keep_better(better, (delta, least), s.best)
+    best = _either(better, (delta, least), s.best)
     best_value = jnp.maximum(now, s.best_value)
     best_gradient = jnp.where(better, gradient, s.best_gradient)
     improved, since = s.improved + (now > s.value).astype(jnp.int32), s.since + 1
@@ -263,8 +276,8 @@ def _apgd_step(walk: _Walk, s: _Search, mark: Array) -> _Search:
     stuck = ~s.halved & (best_value <= s.value_at_mark)
     halve = mark & (few | stuck)
     return _Search(
-        delta=jnp.where(halve, best[0], delta),
-        before=jnp.where(halve, best[0], s.delta),
+        delta=_either(halve, best[0], delta),
+        before=_either(halve, best[0], s.delta),
         gradient=jnp.where(halve, best_gradient, gradient),
         size=jnp.where(halve, s.size / 2, s.size),
         best=best,

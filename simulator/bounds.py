@@ -16,9 +16,9 @@ Interval bounds tighten monotonically as the radius shrinks; the backward bounds
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from simulator.networks import Affine, Layers, Network, ReLU, contrast
+from simulator.networks import Affine, Layers, Network, ReLU, contrast, times
 from simulator.threats import Threat
 
 
@@ -34,9 +34,9 @@ class Method(eqx.Module):
 
 
 LOWER_SLOPES = {
-    "adaptive": lambda l, u: (u > -l).astype(l.dtype),  # 1 or 0, whichever leaves the smaller triangle
-    "same": lambda l, u: u / (u - l),  # parallel to the upper line: the Wong-Kolter dual
-    "zero": lambda l, u: jnp.zeros_like(l),
+    "adaptive": lambda middle, chord: (middle > 0).astype(chord.dtype),  # 1 or 0: whichever leaves the smaller triangle
+    "same": lambda middle, chord: chord,  # parallel to the upper line: the Wong-Kolter dual
+    "zero": lambda middle, chord: jnp.zeros_like(chord),
 }
 
 METHODS = {
@@ -53,10 +53,33 @@ crown-ibp: Zhang et al. (2020).  The last three change only the lower line, to s
 
 
 class Box(eqx.Module):
-    """Elementwise bounds lower <= z <= upper, each [width]."""
+    """Elementwise bounds middle - reach <= z <= middle + reach, each [width].
 
-    lower: Float[Array, " width"]
-    upper: Float[Array, " width"]
+    Kept so because the reach of a first layer is the same for every example: a batch divides by it once.
+    """
+
+    middle: Float[Array, " width"]
+    reach: Float[Array, " width"]
+
+    @staticmethod
+    def between(lower: Float[Array, " width"], upper: Float[Array, " width"]) -> "Box":
+        """The box with these corners."""
+        return Box((upper + lower) / 2, (upper - lower) / 2)
+
+    @property
+    def lower(self) -> Float[Array, "*batch width"]:
+        """The least values."""
+        return self.middle - self.reach
+
+    @property
+    def upper(self) -> Float[Array, "*batch width"]:
+        """The greatest values."""
+        return self.middle + self.reach
+
+    @property
+    def unstable(self) -> Bool[Array, "*batch width"]:
+        """Where 0 is inside: lower < 0 < upper."""
+        return jnp.abs(self.middle) < self.reach
 
 
 class Bound(eqx.Module):
@@ -77,37 +100,34 @@ def _method(name: str) -> Method:
     return METHODS[name]
 
 
-def _first_box(affine: Affine, threat: Threat, x: Float[Array, " d"]) -> Box:
-    """Exact bounds of the first affine layer: z - h(-w) and z + h(w) for each row w."""
-    z = affine(x)
-    return Box(z - jax.vmap(threat.support)(-affine.weight), z + jax.vmap(threat.support)(affine.weight))
+def _first_box(affine: Affine, threat: Threat, z: Float[Array, " h"]) -> Box:
+    """Exact bounds of the first affine layer, whose value at x is z: z - h(-w) and z + h(w) for each row w."""
+    up, down = jax.vmap(threat.support)(affine.weight), jax.vmap(threat.support)(-affine.weight)
+    return Box(z + (up - down) / 2, (up + down) / 2)
 
 
 def _affine_box(affine: Affine, box: Box) -> Box:
-    middle, reach = (box.upper + box.lower) / 2, (box.upper - box.lower) / 2
-    centre, spread = affine(middle), jnp.abs(affine.weight) @ reach
-    return Box(centre - spread, centre + spread)
+    return Box(affine(box.middle), jnp.abs(affine.weight) @ box.reach)
 
 
-def _interval_boxes(layers: Layers, threat: Threat, x: Float[Array, " d"]) -> list[Box]:
-    """The box before every ReLU and, last, the box of the final affine layer."""
-    boxes = [_first_box(layers[0], threat, x)]
+def _interval_boxes(layers: Layers, threat: Threat, z: Float[Array, " h"]) -> list[Box]:
+    """The box before every ReLU and, last, the box of the final affine layer; z is the first layer's value at x."""
+    boxes = [_first_box(layers[0], threat, z)]
     for affine in layers[2::2]:
         before = boxes[-1]
-        boxes.append(_affine_box(affine, Box(jax.nn.relu(before.lower), jax.nn.relu(before.upper))))
+        boxes.append(_affine_box(affine, Box.between(jax.nn.relu(before.lower), jax.nn.relu(before.upper))))
     return boxes
 
 
 def _relu_lines(box: Box, slope: str) -> tuple[Array, Array, Array]:
     """Lower slope, upper slope and upper intercept of each ReLU; exact lines where the neuron is stable."""
-    unstable = (box.lower < 0) & (box.upper > 0)
-    # Where the neuron is stable the chord is not defined; -1, 1 stand in so that neither value nor gradient is NaN.
-    l, u = jnp.where(unstable, box.lower, -1), jnp.where(unstable, box.upper, 1)
-    # Not `lower >= 0`: compiled, the two tests may round differently, and a neuron on the edge would count as dead.
-    active = (box.lower + box.upper > 0).astype(l.dtype)
-    chord = u / (u - l)
-    lower = jnp.where(unstable, LOWER_SLOPES[slope](l, u), active)
-    return lower, jnp.where(unstable, chord, active), jnp.where(unstable, -chord * l, 0)
+    # A box too narrow for the square of its reach to be a number has no chord; its neuron is as good as stable.
+    wide = box.reach > jnp.sqrt(jnp.finfo(box.reach.dtype).tiny)
+    reach = jnp.where(wide, box.reach, 1)
+    unstable, active = wide & box.unstable, (box.middle > 0).astype(box.middle.dtype)
+    chord = 0.5 + box.middle * (0.5 / reach)  # u / (u - l)
+    lower = jnp.where(unstable, LOWER_SLOPES[slope](box.middle, chord), active)
+    return lower, jnp.where(unstable, chord, active), jnp.where(unstable, chord * (reach - box.middle), 0)
 
 
 def _backward(
@@ -119,29 +139,29 @@ def _backward(
     for layer in reversed(layers[1:]):
         if isinstance(layer, ReLU):
             lower, upper, intercept = _relu_lines(remaining.pop(), slope)
-            positive, negative = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
-            constant = constant + negative @ intercept
-            rows = positive * lower[None] + negative * upper[None]
+            # A neuron is bounded from below where it counts positively, from above where it counts negatively.
+            constant = constant + jnp.sum(jnp.where(rows < 0, rows * intercept[None], 0), axis=1)
+            rows = rows * jnp.where(rows < 0, upper[None], lower[None])
         else:
-            constant = constant + rows @ layer.bias
-            rows = rows @ layer.weight
+            constant = constant + times(rows, layer.bias)
+            rows = times(rows, layer.weight)
     return rows, constant
 
 
-def _resolve(first: Affine, threat: Threat, x: Float[Array, " d"], rows: Float[Array, "m h"], constant) -> Array:
-    """min over x + B of rows @ first(x') + constant."""
-    return rows @ first(x) + constant - threat.support_through(first.weight, -rows)
+def _resolve(first: Affine, threat: Threat, z: Float[Array, " h"], rows: Float[Array, "m h"], constant) -> Array:
+    """min over x + B of rows @ first(x') + constant, where z = first(x)."""
+    return rows @ z + constant - threat.support_through(first.weight, -rows)
 
 
-def _backward_boxes(layers: Layers, threat: Threat, x: Float[Array, " d"], slope: str) -> list[Box]:
+def _backward_boxes(layers: Layers, threat: Threat, z: Float[Array, " h"], slope: str) -> list[Box]:
     """The box before every ReLU, each by a backward pass over the layers below it."""
-    boxes = [_first_box(layers[0], threat, x)]
+    boxes = [_first_box(layers[0], threat, z)]
     for end in range(2, len(layers) - 1, 2):
         width = layers[end].bias.shape[0]
-        identity = jnp.eye(width, dtype=x.dtype)
+        identity = jnp.eye(width, dtype=z.dtype)
         rows = jnp.concatenate([identity, -identity])
-        both = _resolve(layers[0], threat, x, *_backward(layers[: end + 1], rows, boxes, slope))
-        boxes.append(Box(both[:width], -both[width:]))
+        both = _resolve(layers[0], threat, z, *_backward(layers[: end + 1], rows, boxes, slope))
+        boxes.append(Box.between(both[:width], -both[width:]))
     return boxes
 
 
@@ -150,12 +170,15 @@ def preactivations(network: Network, threat: Threat, x: Float[Array, " d"], meth
 
     Raises `ValueError` for an unknown method.
     """
-    row = _method(method)
+    return _preactivations(network, threat, network.layers[0](x), _method(method))
+
+
+def _preactivations(network: Network, threat: Threat, z: Float[Array, " h"], row: Method) -> list[Box]:
     if len(network.layers) == 1:
         return []
     if row.intermediates == "interval":
-        return _interval_boxes(network.layers[:-1], threat, x)
-    return _backward_boxes(network.layers, threat, x, row.slope)
+        return _interval_boxes(network.layers[:-1], threat, z)
+    return _backward_boxes(network.layers, threat, z, row.slope)
 
 
 def _merged(network: Network, rows: Float[Array, "m outputs"]) -> Layers:
@@ -165,10 +188,13 @@ def _merged(network: Network, rows: Float[Array, "m outputs"]) -> Layers:
 
 
 def _interval_lower(network: Network, threat: Threat, x, rows, merged: bool) -> Float[Array, " m"]:
-    if merged:
-        return _interval_boxes(_merged(network, rows), threat, x)[-1].lower
-    box = _interval_boxes(network.layers, threat, x)[-1]
-    return jnp.maximum(rows, 0) @ box.lower + jnp.minimum(rows, 0) @ box.upper
+    z = network.layers[0](x)
+    # A linear network is one layer, which merging replaces; with a single output there is nothing to gain by merging.
+    if merged and (len(network.layers) == 1 or rows.shape[1] > 1):
+        layers = _merged(network, rows)
+        return _interval_boxes(layers, threat, layers[0](x) if len(layers) == 1 else z)[-1].lower
+    box = _interval_boxes(network.layers, threat, z)[-1]
+    return times(jnp.maximum(rows, 0), box.lower) + times(jnp.minimum(rows, 0), box.upper)
 
 
 def lower(
@@ -183,8 +209,9 @@ def lower(
     row = _method(method)
     if row.final == "interval":
         return _interval_lower(network, threat, x, rows, merged)
-    boxes = preactivations(network, threat, x, method)
-    return _resolve(network.layers[0], threat, x, *_backward(network.layers, rows, boxes, row.slope))
+    z = network.layers[0](x)
+    boxes = _preactivations(network, threat, z, row)
+    return _resolve(network.layers[0], threat, z, *_backward(network.layers, rows, boxes, row.slope))
 
 
 def _gradient_worst(network: Network, threat: Threat, x, rows, method: str, merged: bool) -> Float[Array, "m d"]:
@@ -213,14 +240,15 @@ def margin(
     """
     row = _method(method)
     rows = contrast(network, label, jnp.arange(network.classes))
-    boxes = preactivations(network, threat, x, method)
+    first = network.layers[0]
+    z = first(x)
+    boxes = _preactivations(network, threat, z, row)
     if row.final == "interval":
         bound = lower(network, threat, x, rows, method, merged)
         worst = _gradient_worst(network, threat, x, rows, method, merged)
     else:
-        first = network.layers[0]
         slopes, constant = _backward(network.layers, rows, boxes, row.slope)
-        bound = _resolve(first, threat, x, slopes, constant)
+        bound = _resolve(first, threat, z, slopes, constant)
         worst = threat.worst_through(first.weight, -slopes)
     return Bound(bound, worst, unstable_share(boxes, x.dtype))
 
@@ -229,5 +257,5 @@ def unstable_share(boxes: list[Box], dtype) -> Float[Array, ""]:
     """The share of neurons with l < 0 < u; 0 for a linear network, which has none."""
     if not boxes:
         return jnp.zeros((), dtype)
-    unstable = jnp.concatenate([(box.lower < 0) & (box.upper > 0) for box in boxes])
+    unstable = jnp.concatenate([box.unstable for box in boxes])
     return jnp.mean(unstable.astype(dtype))

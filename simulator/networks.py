@@ -87,10 +87,17 @@ def contrast(network: Network, label: Int[Array, ""], rivals: Int[Array, " m"]) 
     return logits[label][None] - logits[rivals]
 
 
+def times(rows: Float[Array, "m outputs"], values: Float[Array, "outputs ..."]) -> Float[Array, "m ..."]:
+    """rows @ values; for a single output an elementwise product, which costs a batch of examples far less."""
+    if rows.shape[1] > 1:
+        return rows @ values
+    # Row by row, since axes of length 1 in the middle of a batch make its sums slow.
+    return jnp.stack([row[0] * values[0] for row in rows])
+
+
 def margins(network: Network, x: Float[Array, " d"], label: Int[Array, ""]) -> Float[Array, " rivals"]:
     """logit[label] - logit[k] at x for every other class k; the prediction is right iff all are positive."""
-    logits = network(x)
-    return logits[label] - logits[others(network, label)]
+    return times(contrast(network, label, others(network, label)), network.outputs(x))
 
 
 def cross_entropy(margins: Float[Array, " rivals"]) -> Float[Array, ""]:

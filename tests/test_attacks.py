@@ -98,6 +98,41 @@ def test_restarts_are_never_weaker(threat):
     assert np.all(found["pgd, restarts"] <= found["pgd"] + 1e-12)
 
 
+@pytest.mark.parametrize("from_start", [False, True])
+@pytest.mark.parametrize("attack", [attacks.pgd, attacks.apgd])
+def test_l2_attacks_in_hidden_coordinates_take_the_same_steps(monkeypatch, float64, attack, from_start):
+    """The cheaper walk and the plain one: the same perturbations after 20 steps, from x and from a random start."""
+    network, (x, y) = random_network((3, 6), 3), examples(3)
+    starts = 2 * jr.normal(jr.key(3), x.shape)
+
+    def run():
+        def one(x, y, start):
+            return attack(network, threats.L2(RADIUS), x, y, steps=20, start=start if from_start else None)
+
+        return quick_jit(jax.vmap(one))(x, y, starts)
+
+    cheap = run()
+    monkeypatch.setattr(attacks, "L2", type("None of them", (), {}))
+    plain = run()
+    np.testing.assert_allclose(cheap.delta, plain.delta, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(cheap.margin, plain.margin, rtol=1e-9, atol=1e-9)
+    lengths = np.linalg.norm(cheap.delta, axis=1)
+    assert lengths.max() == pytest.approx(RADIUS, rel=1e-9)
+    assert lengths.min() < RADIUS - 0.01
+
+
+def test_l2_attack_stays_in_the_ball_where_rows_cancel():
+    """Rows that nearly cancel make the length in hidden coordinates wrong in single precision; the attack is not."""
+    rows = jnp.array([[1.0, 0.0, 0.0], [-1.0, 1e-4, 0.0]], jnp.float32)
+    network = networks.from_weights(
+        [(rows, jnp.ones(2, jnp.float32)), (jnp.array([[1.0, 1.0]], jnp.float32), jnp.zeros(1, jnp.float32))]
+    )
+    for label in (0, 1):
+        found = attacks.pgd(network, threats.L2(0.5), jnp.zeros(3, jnp.float32), jnp.array(label), steps=10)
+        assert float(jnp.linalg.norm(found.delta)) <= 0.5 * (1 + 1e-6)
+        assert float(found.margin) == float(smallest_margin(network, found.delta, jnp.array(label)))
+
+
 @some_threats
 def test_attacks_help(threat):
     """All lower the margin somewhere, so none of them can have stayed at x."""

@@ -283,7 +283,8 @@ def test_where_all_neurons_are_stable_the_linear_bounds_are_attained(method, thr
 @every_method
 def test_the_unstable_share_is_the_count_of_straddling_boxes(method, threat):
     found, _, boxes = details(threat)
-    straddling = [(box.lower[0] < 0) & (box.upper[0] > 0) for box in boxes[method]]
+    corners = [(box.lower[0], box.upper[0]) for box in jax.tree.map(jnp.asarray, boxes[method])]
+    straddling = [(lower < 0) & (upper > 0) for lower, upper in corners]
     assert [box.shape for box in straddling] == [(7,), (6,)]
     share = np.mean(np.concatenate(straddling))
     assert 0 < share < 1

@@ -303,4 +303,5 @@ STUDY = Study(
         _published("coap", "robust_error", {0: 0.85, 65: 0.45, 100: 0.47, 135: 0.37, 200: 0.45, 300: 0.45}),
     ),
     core=True,
+    numbers=2,
 )

@@ -233,4 +233,5 @@ STUDY = Study(
     notes=notes,
     exhibits=exhibits,
     core=True,
+    numbers=2,
 )

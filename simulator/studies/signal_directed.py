@@ -236,4 +236,5 @@ STUDY = Study(
         _published("coap", "robust_error", (0.087, 0.165, 0.257, 0.347, 0.420, 0.473)),
     ),
     core=True,
+    numbers=2,
 )

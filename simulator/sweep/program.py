@@ -67,7 +67,8 @@ class Program:
         shared = self.share(key, rows) if shared is None else shared
         trials = sorted({row[0] for row in rows})
         slots = [trials.index(row[0]) for row in rows]
-        values = jax.device_get(self.run(*_placed(key, *_split(self.grid, rows, slots, self._buffer), shared)))
+        counts, leaves = _split(self.grid, rows, slots, self._buffer)
+        values = jax.device_get(self.run(*_placed(key, counts, leaves, shared)))
         # Each device fills its own part of the buffer from the front.
         kept = np.concatenate([np.arange(count) + at * self._buffer for at, count in enumerate(_counts(len(rows)))])
         return {name: value[kept] for name, value in values.items()}
@@ -82,7 +83,7 @@ class Program:
         if self.prepare is None:
             return ()
         trials, most = sorted({row[0] for row in rows}), min(self.grid.trials, self.rows)
-        return jax.block_until_ready(self.prepare(key, jnp.asarray((trials * most)[:most], jnp.uint32)))
+        return jax.block_until_ready(self.prepare(key, np.array((trials * most)[:most], np.uint32)))
 
 
 def trial_key(key: PRNGKeyArray, trial) -> PRNGKeyArray:
@@ -104,23 +105,26 @@ def _counts(rows: int) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(rows), devices())]
 
 
-def _split(grid: Grid, rows: list[tuple[int, ...]], slots: list[int], share: int) -> tuple[Array, dict[str, Array]]:
-    """How many rows each device has, and their values, each device's part padded to `share` rows."""
+def _split(grid: Grid, rows: list[tuple[int, ...]], slots: list[int], share: int):
+    """How many rows each device has, and their values, each device's part padded to `share` rows.
+
+    In NumPy: an operation of JAX outside a program would be a program of its own, compiled at its first use.
+    """
     counts = _counts(len(rows))
     starts = [sum(counts[:device]) for device in range(len(counts))]
     take = [min(start + at, len(rows) - 1) for start in starts for at in range(share)]
     places = np.array([rows[at] for at in take])
     values = {name: leaf_array(grid.axes[name])[places[:, 1 + i]] for i, name in enumerate(grid.leaves)}
-    values["trial"] = jnp.asarray(places[:, 0], jnp.uint32)
-    values["slot"] = jnp.asarray([slots[at] for at in take], jnp.int32)
-    return jnp.asarray(counts, jnp.int32), values
+    values["trial"] = places[:, 0].astype(np.uint32)
+    values["slot"] = np.array([slots[at] for at in take], np.int32)
+    return np.array(counts, np.int32), values
 
 
-def leaf_array(values) -> Array:
+def leaf_array(values) -> np.ndarray:
     """Values as an array leaf: floats, unless they are integers by type."""
     if all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in values):
-        return jnp.asarray(values, jnp.int32)
-    return jnp.asarray(values, jnp.result_type(float))
+        return np.asarray(values, np.int32)
+    return np.asarray(values, np.dtype(jnp.result_type(float)))
 
 
 def _placed(key, counts, rows, shared):
@@ -148,7 +152,7 @@ def _row_function(grid: Grid, cell: Cell, block: Coords):
         own = jax.tree.map(lambda leaf: leaf[row["slot"]], shared)
         if grid.inner is None:
             return run_cell(coords, same_key, own)
-        name, values = grid.inner, leaf_array(grid.axes[grid.inner])
+        name, values = grid.inner, jnp.asarray(leaf_array(grid.axes[grid.inner]))
         return jax.vmap(lambda value: run_cell({**coords, name: value}, same_key, own))(values)
 
     return run_row
@@ -244,7 +248,8 @@ def compile_block(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program:
         return jax.tree.unflatten(jax.tree.structure(outputs), results)
 
     at_once = _at_once(_largest_array(traced.jaxpr), share)
-    arguments = (jr.key(0), counts, jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], share * devices()), values), shared)
+    many = {name: np.repeat(leaf[:1], share * devices()) for name, leaf in values.items()}
+    arguments = (jr.key(0), counts, many, shared)
     compiled = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments).compile()
     seconds = time.perf_counter() - began
     of_a_cell = _outputs_of_a_cell(grid, outputs)
@@ -270,7 +275,7 @@ def _traced_prepare(grid: Grid, cell: Staged, block: Coords, trials: int):
     def run(key, numbers):
         return jax.lax.map(lambda trial: cell.prepare(block, trial_key(key, trial)), numbers)
 
-    return jax.jit(run).trace(jr.key(0), jnp.zeros(trials, jnp.uint32))
+    return jax.jit(run).trace(jr.key(0), np.zeros(trials, np.uint32))
 
 
 def _shapes(tree):
