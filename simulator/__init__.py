@@ -4,26 +4,14 @@ Data with a known signal direction, threats, exact and certified robust losses, 
 alignment between perturbations and the signal, swept over grids of named axes.
 """
 
-from simulator import (
-    attacks,
-    bounds,
-    data,
-    images,
-    losses,
-    metrics,
-    networks,
-    plots,
-    store,
-    studies,
-    sweep,
-    threats,
-    train,
-    trials,
-)
+import importlib
+from types import ModuleType
 
 __all__ = [
     "attacks",
     "bounds",
+    "catalogue",
+    "cluster",
     "data",
     "images",
     "losses",
@@ -37,3 +25,14 @@ __all__ = [
     "train",
     "trials",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a module at its first use: JAX alone takes a second, which a list of studies need not wait for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'simulator' has no attribute {name!r}")
+    return importlib.import_module(f"simulator.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 
 import cyclopts
 import jax
+import platformdirs
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from simulator import plots, store, studies
+from simulator import catalogue, plots, store, studies
 from simulator.studies import GridError, Settings, SettingsError, Study
 
 app = App(
@@ -29,6 +30,9 @@ app = App(
 )
 run_app = App(name="run", help="Run a study into OUT/STUDY.zarr, or a study of your own given as path/to/file.py:name.")
 app.command(run_app)
+
+CACHE_BYTES = 2 * 10**9
+"""What the compiled programs of past runs may take on disk; the least used are dropped."""
 
 Scale = Literal["smoke", "default", "paper"]
 
@@ -122,11 +126,7 @@ def _plain_report() -> studies.Report:
 @app.command(name="list")
 def list_studies() -> None:
     """List the studies and their claims."""
-    table = Table("study", "claim", "core", box=None, pad_edge=False)
-    for study in studies.STUDIES.values():
-        table.add_row(study.name, study.claim, "yes" if study.core else "")
-    Console().print(table)
-    print("\nsimulator run STUDY --help lists a study's settings; core studies are those of simulator reproduce")
+    print(catalogue.listing())
 
 
 def _with_overrides(study: Study, scale: str, config: Path | None, given: dict[str, Any]) -> Settings:
@@ -286,10 +286,27 @@ def _fail(sentence: str, code: int = 2) -> int:
     return code
 
 
+def _keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs in the user's cache folder, unless the user has said where or cannot have one."""
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
+        return
+    folder = platformdirs.user_cache_path("simulator") / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+
+
 def _prepare(arguments: list[str]) -> None:
     """One virtual device per core, and the commands of the studies, including one of the user's own."""
     if getattr(jax.config, "jax_num_cpu_devices", None) != studies.cores():
         jax.config.update("jax_num_cpu_devices", studies.cores())
+    _keep_compiled_programs()
     for name, study in studies.STUDIES.items():
         _add(study, name)
     if len(arguments) > 1 and arguments[0] == "run" and not arguments[1].startswith("-"):
@@ -318,7 +335,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; every finished chunk is saved, and the same command continues from there", 130)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,6 +4,7 @@ Needs the extra `simulator[cluster]`.  A worker that is lost loses only what it 
 others.  A task that takes three workers down with it is reported as an error of that task, and the others go on.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +63,7 @@ def connect(address: str, cores: int) -> Iterator[Any]:
             n_workers=int(address.removeprefix(LOCAL)),
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=0,
             env={"JAX_NUM_CPU_DEVICES": str(devices_per_worker(address, cores))},
         ) as cluster,
@@ -77,6 +78,19 @@ def _dask_settings(settings: dict[str, Any]):
     return dask.config.set(settings)
 
 
+def _outcome(future) -> Any:
+    """What a task returned, or the exception it ended in: also that of a worker lost before it could tell.
+
+    Raises `ClusterError` if nobody knows of the task any more.
+    """
+    try:
+        return future.result()
+    except (Exception, asyncio.CancelledError) as error:
+        if future.status == "error":
+            return error
+        raise ClusterError("the scheduler of the cluster was lost; finished chunks are saved") from error
+
+
 def spread(
     client, work: Callable[..., Any], tasks: Sequence[tuple], stop: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[tuple, Any]]:
@@ -88,9 +102,7 @@ def spread(
     futures = {client.submit(work, *task, pure=False): task for task in tasks}
     try:
         for future in distributed.as_completed(list(futures)):
-            if future.status in ("cancelled", "lost"):
-                raise ClusterError("the scheduler of the cluster was lost")
-            yield futures[future], future.exception() if future.status == "error" else future.result()
+            yield futures[future], _outcome(future)
             future.release()
             if stop():
                 return

@@ -31,9 +31,11 @@ MAY_IMPORT = {
     "cluster": set(),
     "plots": {"trials"},
     "studies": MODULES - {"cli"},
-    "__init__": MODULES - {"cli"},
+    "catalogue": set(),
+    "__init__": set(),
+    "__main__": {"catalogue", "cli"},
     # Besides these only the error a grid raises, to print it.
-    "cli": {"studies", "store", "plots", "sweep"},
+    "cli": {"catalogue", "studies", "store", "plots", "sweep"},
 }
 HOME = {
     "matplotlib": {"plots"},

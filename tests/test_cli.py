@@ -53,6 +53,7 @@ STUDY = Study("toy", "Errors grow.", dict.fromkeys(SCALES, SMALL), grid, cell, f
 def settings_of_this_process(monkeypatch):
     """JAX has started with the devices of conftest.py, and cannot take another number; precision is put back."""
     monkeypatch.setattr(studies, "cores", lambda: 2)
+    monkeypatch.setattr(cli, "_keep_compiled_programs", lambda: None)
     yield
     jax.config.update("jax_enable_x64", False)
 
@@ -83,6 +84,7 @@ def finished(tmp_path_factory):
     (out / "mine.py").write_text(TOY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(studies, "cores", lambda: 2)
+        patch.setattr(cli, "_keep_compiled_programs", lambda: None)
         assert cli.main(["run", f"{out}/mine.py:STUDY", "--out", str(out)]) == 0
     return out
 
@@ -412,3 +414,32 @@ def test_in_a_fresh_process(folder):
     check = "assert len(jax.devices('cpu')) == studies.cores(); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", f"{lines}; {check}"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "simulator: dim is 0, but must be at least 1\n")
+
+
+def test_list_loads_nothing_that_takes_time():
+    """JAX, xarray and Zarr take seconds; the list needs none of them."""
+    lines = (
+        "import sys; from simulator.__main__ import main; code = main(['list'])",
+        "loaded = {'jax', 'numpy', 'xarray', 'zarr', 'matplotlib', 'equinox'} & set(sys.modules)",
+        "sys.exit(code or ' '.join(loaded))",
+    )
+    done = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "signal-directed" in done.stdout
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_for_the_next_run(folder):
+    """A second process finds what the first one compiled, and computes the same."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [sys.executable, "-m", "simulator", "run", "signal-directed", "--scale", "smoke", "--out"]
+    spent = []
+    for out in ("first", "second"):
+        done = subprocess.run([*command, out], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        spent.append(store.read(folder / out / "signal-directed.zarr").attrs["compile_seconds"])
+    assert list((folder / "cache" / "simulator" / "programs").iterdir())
+    # Tracing remains; compiling, most of the time, is gone.
+    assert spent[1] < spent[0] / 2
+    first, second = (store.read(folder / out / "signal-directed.zarr") for out in ("first", "second"))
+    xr.testing.assert_identical(first.drop_attrs(), second.drop_attrs())

@@ -350,6 +350,16 @@ def test_rows_vectorised_together_have_the_numbers_of_single_rows(monkeypatch, c
     np.testing.assert_allclose(together["y"], alone["y"], rtol=1e-5, atol=1e-5)
 
 
+def test_cells_that_cannot_be_vectorised_are_walked_one_by_one():
+    def cell(coords, key):
+        return {"y": jax.pure_callback(lambda x: 2 * x, jax.ShapeDtypeStruct((), jnp.float32), coords["x"])}
+
+    found = sweep.run(
+        sweep.Grid({"x": tuple(range(100))}, trials=1), lambda c, k: cell({"x": c["x"].astype(jnp.float32)}, k), KEY
+    )
+    np.testing.assert_array_equal(found["y"].values[:, 0], 2 * np.arange(100))
+
+
 CUTS = [
     sweep.Layout(extents, rows)
     for extents, rows in (((1, 1, 3, 1), (1, 1)), ((2, 1, 3, 3), (6, 6)), ((1, 1, 3, 2), (5, 3)))

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from simulator import attacks, metrics, networks, plots, sweep, train, trials
+from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
@@ -286,8 +287,7 @@ def _published(defence: str, variable: str, values: dict[float, float]) -> Publi
 
 STUDY = Study(
     name="alignment",
-    claim="COAP and adversarial training err alike until perturbations align with the signal; then COAP's robust error "
-    "stays behind, and only when the radius is large.",
+    claim=CATALOGUE["alignment"].claim,
     scales=_SCALES,
     grid=grid,
     cell=cell,
@@ -302,6 +302,6 @@ STUDY = Study(
         _published("adversarial", "robust_error", {0: 0.85, 70: 0.51, 105: 0.50, 140: 0.38, 203: 0.20, 279: 0.03}),
         _published("coap", "robust_error", {0: 0.85, 65: 0.45, 100: 0.47, 135: 0.37, 200: 0.45, 300: 0.45}),
     ),
-    core=True,
+    core=CATALOGUE["alignment"].core,
     numbers=2,
 )

@@ -10,6 +10,7 @@ import xarray as xr
 from jaxtyping import PRNGKeyArray
 
 from simulator import attacks, images, losses, metrics, networks, plots, sweep, train, trials
+from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
@@ -223,8 +224,7 @@ def notes(settings: PictureSettings) -> dict[str, str]:
 
 STUDY = Study(
     name="picture",
-    claim="At a large radius COAP's learnt region strays from the truth where adversarial training's does not; "
-    "at a small one the two look alike.",
+    claim=CATALOGUE["picture"].claim,
     scales=_SCALES,
     grid=grid,
     cell=cell,
@@ -232,6 +232,6 @@ STUDY = Study(
     verdict=verdict,
     notes=notes,
     exhibits=exhibits,
-    core=True,
+    core=CATALOGUE["picture"].core,
     numbers=2,
 )

@@ -1,5 +1,6 @@
 """Running the chunks of a study on a cluster: each task is one chunk, computed and saved by a worker."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import jax.random as jr
 from simulator import cluster, sweep
 from simulator.studies.plan import Plan, cores
 from simulator.studies.saving import save_chunk, save_outcome
-from simulator.studies.settings import Settings
+from simulator.studies.settings import override
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Job:
 
     study: str
     """As `studies.find` takes it, absolute if it is a file."""
-    settings: Settings
+    settings: str
+    """As JSON: the class of a user's own settings cannot be sent to where their file has not been loaded."""
     seed: int
     double: bool
     layout: sweep.Layout
@@ -37,8 +39,9 @@ def _program(job: Job, block: int) -> sweep.Program:
     from simulator.studies import find  # the registry imports this module
 
     study = find(job.study)
-    grid = study.grid(job.settings)
-    return sweep.compile_block(grid, study.cell(job.settings), grid.blocks()[block], job.layout.rows[block])
+    settings = override(study.scales["default"], json.loads(job.settings))
+    grid = study.grid(settings)
+    return sweep.compile_block(grid, study.cell(settings), grid.blocks()[block], job.layout.rows[block])
 
 
 def _compute_chunk(job: Job, block: int, chunk: sweep.Chunk) -> int:
@@ -70,17 +73,17 @@ class Workers:
         too are recorded as failed, the others are kept.
         """
         double = jnp.result_type(float) == jnp.float64
-        job = Job(self.study, planned.settings, seed, double, planned.layout, path.absolute())
+        job = Job(self.study, json.dumps(planned.settings.as_dict()), seed, double, planned.layout, path.absolute())
         blocks = planned.grid.blocks()
         tasks = [(job, blocks.index(chunk.block), chunk) for chunk in planned.chunks]
         for task, found in cluster.spread(self.client, _compute_chunk, tasks, stop):
-            yield self._row_by_row(planned, *task) if isinstance(found, BaseException) else found
+            yield self._row_by_row(planned, found, *task) if isinstance(found, BaseException) else found
 
-    def _row_by_row(self, planned: Plan, job: Job, block: int, chunk: sweep.Chunk) -> int:
+    def _row_by_row(self, planned: Plan, error: BaseException, job: Job, block: int, chunk: sweep.Chunk) -> int:
         began = time.perf_counter()
         rows = sweep.rows_of(planned.grid, chunk)
-        found: list[Any] = [None] * len(rows)
-        tasks = [(job, block, chunk, at) for at in range(len(rows))]
+        found: list[Any] = [error] * len(rows)
+        tasks = [(job, block, chunk, at) for at in range(len(rows))] if len(rows) > 1 else []
         for (*_, at), value in cluster.spread(self.client, _compute_row, tasks):
             found[at] = value
         values, errors = sweep.stack(planned.grid, planned.outputs, found)

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from simulator import attacks, metrics, networks, plots, sweep, train, trials
+from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
@@ -219,8 +220,7 @@ def _published(defence: str, variable: str, values: tuple[float, ...]) -> Publis
 
 STUDY = Study(
     name="signal-directed",
-    claim="With perturbations along the signal and few samples, COAP ends with a higher robust error than adversarial "
-    "training at every epsilon.",
+    claim=CATALOGUE["signal-directed"].claim,
     scales=_SCALES,
     grid=grid,
     cell=cell,
@@ -235,6 +235,6 @@ STUDY = Study(
         _published("adversarial", "robust_error", (0.063, 0.134, 0.226, 0.324, 0.409, 0.469)),
         _published("coap", "robust_error", (0.087, 0.165, 0.257, 0.347, 0.420, 0.473)),
     ),
-    core=True,
+    core=CATALOGUE["signal-directed"].core,
     numbers=2,
 )

@@ -250,7 +250,12 @@ def compile_block(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program:
     at_once = _at_once(_largest_array(traced.jaxpr), share)
     many = {name: np.repeat(leaf[:1], share * devices()) for name, leaf in values.items()}
     arguments = (jr.key(0), counts, many, shared)
-    compiled = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments).compile()
+    try:
+        lowered = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments)
+    except NotImplementedError:  # a step of the cell cannot be vectorised, such as a call back to Python
+        at_once = 1
+        lowered = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments)
+    compiled = lowered.compile()
     seconds = time.perf_counter() - began
     of_a_cell = _outputs_of_a_cell(grid, outputs)
     return Program(grid, block, rows, at_once, compiled, prepare, seconds, _peak_bytes(compiled), of_a_cell)

@@ -1,0 +1,20 @@
+"""The entry point: what needs nothing but text is answered before the rest is loaded, which takes seconds."""
+
+import sys
+
+from simulator import catalogue
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0, 2 for bad input, 130 if interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["list"]:
+        print(catalogue.listing())
+        return 0
+    from simulator import cli
+
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The studies by name and what each claims, without anything that takes time to load."""
+
+import shutil
+import textwrap
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a study before it is loaded."""
+
+    claim: str
+    """One falsifiable sentence."""
+    core: bool = False
+    """Whether `simulator reproduce` runs it without `--all`."""
+
+
+CATALOGUE = {
+    "picture": Entry(
+        "At a large radius COAP's learnt region strays from the truth where adversarial training's does not; "
+        "at a small one the two look alike.",
+        core=True,
+    ),
+    "alignment": Entry(
+        "COAP and adversarial training err alike until perturbations align with the signal; then COAP's "
+        "robust error stays behind, and only when the radius is large.",
+        core=True,
+    ),
+    "signal-directed": Entry(
+        "With perturbations along the signal and few samples, COAP ends with a higher robust error than "
+        "adversarial training at every epsilon.",
+        core=True,
+    ),
+}
+
+
+def listing() -> str:
+    """A table of the studies and their claims, as wide as the terminal."""
+    name_width = max(map(len, CATALOGUE)) + 2
+    claim_width = max(30, shutil.get_terminal_size((100, 24)).columns - name_width - 6)
+    lines = [f"{'study':{name_width}}{'core':6}claim"]
+    for name, entry in CATALOGUE.items():
+        first, *more = textwrap.wrap(entry.claim, claim_width)
+        lines.append(f"{name:{name_width}}{'yes' if entry.core else '':6}{first}")
+        lines += [" " * (name_width + 6) + line for line in more]
+    hint = "simulator run STUDY --help lists a study's settings; core studies are those of simulator reproduce"
+    return "\n".join([*lines, "", hint])
