@@ -86,7 +86,7 @@ def run_chunk(program: Program, key: PRNGKeyArray, chunk: Chunk) -> Outcome:
 
 def run_row(program: Program, key: PRNGKeyArray, row: Row) -> Values:
     """The values of one row; raises whatever its program raises."""
-    return {name: value[0] for name, value in program(key, [row]).items()}
+    return {name: np.asarray(value[0]) for name, value in program(key, [row]).items()}
 
 
 def _tried(program: Program, key: PRNGKeyArray, row: Row) -> Values | BaseException:
