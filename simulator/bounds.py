@@ -188,12 +188,11 @@ def _merged(network: Network, rows: Float[Array, "m outputs"]) -> Layers:
 
 
 def _interval_lower(network: Network, threat: Threat, x, rows, merged: bool) -> Float[Array, " m"]:
-    z = network.layers[0](x)
-    # A linear network is one layer, which merging replaces; with a single output there is nothing to gain by merging.
-    if merged and (len(network.layers) == 1 or rows.shape[1] > 1):
+    # With a single output there is nothing to gain by merging: |c w| = |c| |w|.
+    if merged and rows.shape[1] > 1:
         layers = _merged(network, rows)
-        return _interval_boxes(layers, threat, layers[0](x) if len(layers) == 1 else z)[-1].lower
-    box = _interval_boxes(network.layers, threat, z)[-1]
+        return _interval_boxes(layers, threat, layers[0](x))[-1].lower
+    box = _interval_boxes(network.layers, threat, network.layers[0](x))[-1]
     return times(jnp.maximum(rows, 0), box.lower) + times(jnp.minimum(rows, 0), box.upper)
 
 

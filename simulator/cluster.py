@@ -1,7 +1,7 @@
 """The same work on many machines: tasks over the workers of a Dask cluster.
 
 Needs the extra `simulator[cluster]`.  A worker that is lost loses only what it was doing: its tasks are given to
-others.  A task that takes three workers down with it is reported as an error of that task, and the others go on.
+others.  A task that takes four workers down with it is reported as an error of that task, and the others go on.
 """
 
 import asyncio
@@ -56,9 +56,8 @@ def connect(address: str, cores: int) -> Iterator[Any]:
             yield client
         return
     # Processes that are spawned, not forked: JAX does not survive a fork.
-    settings = {"distributed.worker.multiprocessing-method": "spawn", "distributed.admin.tick.limit": "1h"}
     with (
-        _dask_settings(settings),
+        _dask_settings({"distributed.worker.multiprocessing-method": "spawn"}),
         distributed.LocalCluster(
             n_workers=int(address.removeprefix(LOCAL)),
             threads_per_worker=1,
@@ -91,12 +90,10 @@ def _outcome(future) -> Any:
         raise ClusterError("the scheduler of the cluster was lost; finished chunks are saved") from error
 
 
-def spread(
-    client, work: Callable[..., Any], tasks: Sequence[tuple], stop: Callable[[], bool] = lambda: False
-) -> Iterator[tuple[tuple, Any]]:
+def spread(client, work: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
     """Yield (task, what `work(*task)` returned, or the exception it ended in) as tasks end, in any order.
 
-    Ends early when `stop()` is true.  Raises `ClusterError` if the scheduler is lost.
+    Closing the iterator cancels what has not ended.  Raises `ClusterError` if the scheduler is lost.
     """
     distributed = _distributed()
     futures = {client.submit(work, *task, pure=False): task for task in tasks}
@@ -104,8 +101,6 @@ def spread(
         for future in distributed.as_completed(list(futures)):
             yield futures[future], _outcome(future)
             future.release()
-            if stop():
-                return
     finally:
         if client.status == "running":
             client.cancel(list(futures))

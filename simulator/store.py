@@ -31,6 +31,10 @@ IDENTITY = ("study", "settings", "seed", "numbers", "precision")
 LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "equinox", "xarray", "zarr")
 
 
+FIXED, DERIVED = "fixed", "derived"
+"""Records of what is known from the start, and of what is derived at the end; every other one is a chunk's."""
+
+
 class StoreError(Exception):
     """A store that cannot be used as asked, in one sentence."""
 
@@ -159,7 +163,7 @@ class Template:
     extents: Mapping[str, int]
     """Positions of a box along each dimension; other dimensions are kept whole."""
     fixed: xr.Dataset
-    """Coordinates, and variables that are known from the start."""
+    """Coordinates, and variables that are known from the start; none where those of a store are sound."""
 
 
 def create(path: Path, template: Template, attributes: Mapping[str, Any], overwrite: bool) -> None:
@@ -172,8 +176,8 @@ def create(path: Path, template: Template, attributes: Mapping[str, Any], overwr
     for leftover in (new, old):
         _remove(leftover)
     group = zarr.open_group(new, mode="w")
-    _make_arrays(new, template)
     _write_group(new / "progress", {})
+    _make_arrays(new, template)
     group.attrs.update(dict(attributes))
     if path.exists():
         path.rename(old)
@@ -183,8 +187,8 @@ def create(path: Path, template: Template, attributes: Mapping[str, Any], overwr
 
 def mend(path: Path, template: Template) -> None:
     """Make again what a continued run needs and does not find: the description of an array, a coordinate."""
-    _make_arrays(path, template)
     _write_group(path / "progress", {})
+    _make_arrays(path, template)
     annotate(path, {"complete": False})
 
 
@@ -203,11 +207,12 @@ def _make_arrays(path: Path, template: Template) -> None:
             (path / name / "zarr.json").unlink(missing_ok=True)
             _make_array(group, name, dims, shape, dtype, template.extents)
     for name, variable in template.fixed.variables.items():
-        if not _holds(group, str(name), variable.values):
-            _remove(path / str(name))
-            text = variable.dtype.kind in "OU"
-            made = _make_array(group, str(name), variable.dims, variable.shape, str if text else variable.dtype, {})
-            made[...] = variable.values
+        _remove(path / str(name))
+        text = variable.dtype.kind in "OU"
+        _make_array(group, str(name), variable.dims, variable.shape, str if text else variable.dtype, {})
+    if template.fixed.variables:
+        values = {str(name): variable.values for name, variable in template.fixed.variables.items()}
+        save_chunk(path, FIXED, [((), values)], {})
 
 
 def _make_array(group: zarr.Group, name: str, dims, shape, dtype, extents: Mapping[str, int]) -> zarr.Array:
@@ -230,14 +235,6 @@ def _describes(group: zarr.Group, name: str, shape: Sequence[int]) -> bool:
         return group[name].shape == tuple(shape)
     except Exception:  # absent, or whatever a damaged description makes the reader raise
         return False
-
-
-def _holds(group: zarr.Group, name: str, values: np.ndarray) -> bool:
-    try:
-        there = np.asarray(group[name][...])
-    except Exception:  # absent, or whatever a damaged chunk makes the reader raise
-        return False
-    return there.shape == values.shape and there.tolist() == values.tolist()
 
 
 Box = tuple[slice, ...]
@@ -308,14 +305,13 @@ def is_sound(path: Path, record: Mapping[str, Any]) -> bool:
         return False
 
 
-def holds(path: Path, fixed: xr.Dataset) -> bool:
-    """Whether what was written at the start, the folder of the records included, can be read as it was written."""
-    group = zarr.open_group(path, mode="r")
+def lists_records(path: Path) -> bool:
+    """Whether the folder of the records is what other readers of the hierarchy expect."""
     try:
-        group["progress"]
+        zarr.open_group(path / "progress", mode="r")
     except Exception:  # absent, or whatever a damaged description makes the reader raise
         return False
-    return all(_holds(group, str(name), variable.values) for name, variable in fixed.variables.items())
+    return True
 
 
 def read_box(path: Path, names: Sequence[str], box: Box) -> xr.Dataset:

@@ -1,22 +1,16 @@
 """The named studies, and how to run one: the only place where the domain and the harness meet."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 from simulator.cluster import ClusterError
-from simulator.studies import alignment, picture, signal_directed
 from simulator.studies.gallery import comparison, draw, summary
 from simulator.studies.interrupt import Stopped
 from simulator.studies.plan import cores
+from simulator.studies.registry import STUDIES, find
 from simulator.studies.remote import workers
 from simulator.studies.report import Report
 from simulator.studies.running import dry_run, run
 from simulator.studies.settings import Settings, SettingsError, override, setting
 from simulator.studies.study import SCALES, Published, Study, Verdict
 from simulator.sweep import GridError
-
-STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in (picture, alignment, signal_directed)}
 
 __all__ = [
     "SCALES",
@@ -41,46 +35,3 @@ __all__ = [
     "summary",
     "workers",
 ]
-
-
-def find(name: str) -> Study:
-    """The study of that name, or the `Study` called NAME in a Python file given as `path/to/file.py:NAME`.
-
-    Raises `SettingsError` if there is none.
-    """
-    if name in STUDIES:
-        return STUDIES[name]
-    file, separator, attribute = name.rpartition(":")
-    if not separator:
-        raise SettingsError(
-            f"there is no study {name!r}; the studies are {', '.join(STUDIES)}, "
-            "or give your own as path/to/file.py:name"
-        )
-    return _load(Path(file), attribute)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _load(file: Path, attribute: str) -> Study:
-    if not file.is_file():
-        raise SettingsError(f"there is no file {file}: give your study as path/to/file.py:name")
-    spec = importlib.util.spec_from_file_location(f"simulator_study_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"{file} is not a Python file: give your study as path/to/file.py:name")
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name; the prefix keeps a file called json.py from replacing a library.
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises
-        raise SettingsError(f"{file} cannot be loaded ({type(error).__name__}: {_one_line(error)})") from error
-    study = getattr(module, attribute, None)
-    if not isinstance(study, Study):
-        known = [name for name, value in vars(module).items() if isinstance(value, Study)]
-        raise SettingsError(f"{file} has no study {attribute!r}; the studies in it are {', '.join(known) or 'none'}")
-    missing = [scale for scale in SCALES if scale not in study.scales]
-    if missing:
-        raise SettingsError(f"{file}:{attribute} has no settings for scale {', '.join(missing)}: give all of {SCALES}")
-    return study

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +15,7 @@ import jax.random as jr
 
 from simulator import cluster, sweep
 from simulator.studies.plan import Plan, cores
+from simulator.studies.registry import find
 from simulator.studies.saving import save_chunk, save_outcome
 from simulator.studies.settings import override
 
@@ -36,8 +37,6 @@ class Job:
 @lru_cache(maxsize=16)
 def _program(job: Job, block: int) -> sweep.Program:
     """The program of a block, compiled once per worker."""
-    from simulator.studies import find  # the registry imports this module
-
     study = find(job.study)
     settings = override(study.scales["default"], json.loads(job.settings))
     grid = study.grid(settings)
@@ -66,7 +65,7 @@ class Workers:
     devices: int
     """Of one worker."""
 
-    def chunks(self, planned: Plan, path: Path, seed: int, stop: Callable[[], bool]) -> Iterator[int]:
+    def chunks(self, planned: Plan, path: Path, seed: int) -> Iterator[int]:
         """Run and save every chunk of a plan; yields the number of cells of each as it ends.
 
         A chunk that ends in an error, or takes its workers down with it, is run again row by row: the rows that end so
@@ -76,7 +75,7 @@ class Workers:
         job = Job(self.study, json.dumps(planned.settings.as_dict()), seed, double, planned.layout, path.absolute())
         blocks = planned.grid.blocks()
         tasks = [(job, blocks.index(chunk.block), chunk) for chunk in planned.chunks]
-        for task, found in cluster.spread(self.client, _compute_chunk, tasks, stop):
+        for task, found in cluster.spread(self.client, _compute_chunk, tasks):
             yield self._row_by_row(planned, found, *task) if isinstance(found, BaseException) else found
 
     def _row_by_row(self, planned: Plan, error: BaseException, job: Job, block: int, chunk: sweep.Chunk) -> int:

@@ -53,9 +53,8 @@ def run(
     about = {"scale": scale, "claim": study.claim, **study.notes(settings)}
     attributes = store.provenance(study.name, settings.as_dict(), seed, study.numbers, precision, **about)
     grid = planning.grid_of(study, settings)
-    fixed = _fixed(study, settings, grid, seed)
     state = "absent" if overwrite else store.state(path, attributes)
-    if state == "complete" and _is_sound(grid, fixed, path):
+    if state == "complete" and _is_sound(grid, path):
         report.say(f"{study.name} is complete in {path}: nothing to compute")
         return path
     store.check_folder(out)
@@ -63,9 +62,9 @@ def run(
     planned = _plan(study, settings, report, on) if state == "absent" else None
     with store.writing(path):
         if planned is not None:
-            _create(planned, path, attributes, fixed, overwrite)
+            _create(planned, path, attributes, _fixed(study, settings, grid, seed), overwrite)
         else:
-            planned = _continue(study, settings, path, attributes, fixed, report, on)
+            planned = _continue(study, settings, grid, seed, path, attributes, report, on)
         _note_compilation(path, planned)
         _fill(planned, path, seed, study.name, report, on)
         _conclude(study, grid, path, report)
@@ -78,12 +77,13 @@ def _plan(study, settings, report: Report, on: Workers | None, layout=None, save
     return planning.outline(study, settings, on.devices, layout, saved)
 
 
-def _continue(study, settings, path: Path, attributes, fixed: xr.Dataset, report: Report, on) -> Plan:
+def _continue(study, settings, grid: sweep.Grid, seed: int, path: Path, attributes, report: Report, on) -> Plan:
     """What is left to do of the run that is there, whose store is mended on the way."""
     # Asked again, since only now nobody else can change the answer.
     store.state(path, attributes)
-    layout = _layout_of(path)
-    grid = study.grid(settings)
+    layout, start = _layout_of(path), store.records(path).get(store.FIXED)
+    intact = start is not None and store.is_sound(path, start)
+    fixed = xr.Dataset() if intact else _fixed(study, settings, grid, seed)
     store.mend(path, store.Template(_known(path), _extents(grid, layout), fixed))
     sound = _sound_chunks(path, report)
     return _plan(study, settings, report, on, layout, lambda chunk: chunk.name in sound)
@@ -100,11 +100,11 @@ def _fixed(study: Study, settings: Settings, grid: sweep.Grid, seed: int) -> xr.
     return xr.Dataset(coords=grid.coordinates()).merge(exhibits)
 
 
-def _is_sound(grid: sweep.Grid, fixed: xr.Dataset, path: Path) -> bool:
+def _is_sound(grid: sweep.Grid, path: Path) -> bool:
     """Whether a store that says it is complete can be read down to the last byte as it was written."""
     records = store.records(path)
-    needed = [*(chunk.name for chunk in grid.chunks(_layout_of(path))), "derived"]
-    return store.holds(path, fixed) and all(name in records and store.is_sound(path, records[name]) for name in needed)
+    needed = [store.FIXED, *(chunk.name for chunk in grid.chunks(_layout_of(path))), store.DERIVED]
+    return store.lists_records(path) and all(name in records and store.is_sound(path, records[name]) for name in needed)
 
 
 def _layout_of(path: Path) -> sweep.Layout:
@@ -116,7 +116,7 @@ def _sound_chunks(path: Path, report: Report) -> set[str]:
     """The names of the chunks that are saved and sound; those that have been damaged are announced."""
     records = store.records(path)
     sound = {name for name, record in records.items() if store.is_sound(path, record)}
-    damaged = [name for name in records if name not in sound and name != "derived"]
+    damaged = [name for name in records if name not in sound and name not in (store.FIXED, store.DERIVED)]
     if damaged:
         report.say(f"{len(damaged)} saved chunks of {path} have been damaged since: they are computed again")
     return sound
@@ -172,7 +172,7 @@ def _fill(planned: Plan, path: Path, seed: int, name: str, report: Report, on: W
         report.say(line)
     report.start(name, planned.cells)
     with stop_on_interrupt(report) as stop:
-        done = _chunks_here(planned, path, seed) if on is None else on.chunks(planned, path, seed, stop.is_set)
+        done = _chunks_here(planned, path, seed) if on is None else on.chunks(planned, path, seed)
         for number, cells in enumerate(done, start=1):
             report.tick(cells)
             if stop.is_set() and number < len(planned.chunks):
@@ -189,7 +189,7 @@ def _chunks_here(planned: Plan, path: Path, seed: int):
 
 def _conclude(study: Study, grid: sweep.Grid, path: Path, report: Report) -> None:
     """Say what was lost, add the standard errors over trials, and mark the store complete."""
-    records = [record for name, record in store.records(path).items() if name != "derived"]
+    records = [one for name, one in store.records(path).items() if name not in (store.FIXED, store.DERIVED)]
     counts: dict[str, int] = {}
     for record in records:
         for status, count in record["cells_by_status"].items():
@@ -233,7 +233,7 @@ def _add_standard_errors(grid: sweep.Grid, path: Path) -> None:
             part = trials.with_sem(store.read_box(path, [*names, "status"], (*box, slice(0, grid.trials))))
             yield box, {name: part[name].values.astype(kind) for name, (_, _, kind) in derived.items()}
 
-    store.save_chunk(path, "derived", slabs(), {})
+    store.save_chunk(path, store.DERIVED, slabs(), {})
 
 
 def _without(values: tuple, position: int) -> tuple:

@@ -1,8 +1,8 @@
 """Programs: one block of a grid, compiled once, called once per chunk.
 
 The rows of a chunk are split over all devices.  Each device walks its rows in a loop, a few at a time: how many is
-chosen from the sizes of the arrays in a row, since a processor core wants what fits in its cache and an accelerator as
-many rows as fit in its memory.  The number of rows is data, so that chunks of any length share one program.
+chosen from the sizes of the arrays in a row, since a processor core wants what fits in its cache; an accelerator gets
+up to `MOST_AT_ONCE`.  The number of rows is data, so that chunks of any length share one program.
 """
 
 import time
@@ -213,6 +213,19 @@ def _at_once(largest: int, share: int) -> int:
     return max(1, min(most, share, MOST_AT_ONCE))
 
 
+def _vectorises(run_row, key, rows, shared) -> bool:
+    """Whether JAX can vectorise every step of a row that has been traced.
+
+    JAX tells only by raising `NotImplementedError`: for a call back to Python that does not say how, for one.  Here
+    nothing else can raise it: the steps are replayed from the trace, so no code of the cell runs.
+    """
+    try:
+        jax.eval_shape(jax.vmap(run_row, in_axes=(None, 0, None)), key, rows, shared)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def _trace(grid: Grid, cell: Cell, block: Coords, shared):
     """One row of a block, traced, with example values of the rows: the first one for every device."""
     some = grid.rows(block)[:1] * devices()
@@ -247,15 +260,12 @@ def compile_block(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program:
         results = [jnp.asarray(value) for value in steps(*jax.tree.leaves(arguments))]
         return jax.tree.unflatten(jax.tree.structure(outputs), results)
 
-    at_once = _at_once(_largest_array(traced.jaxpr), share)
     many = {name: np.repeat(leaf[:1], share * devices()) for name, leaf in values.items()}
     arguments = (jr.key(0), counts, many, shared)
-    try:
-        lowered = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments)
-    except NotImplementedError:  # a step of the cell cannot be vectorised, such as a call back to Python
+    at_once = _at_once(_largest_array(traced.jaxpr), share)
+    if at_once > 1 and not _vectorises(run_row, jr.key(0), many, shared):
         at_once = 1
-        lowered = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments)
-    compiled = lowered.compile()
+    compiled = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments).compile()
     seconds = time.perf_counter() - began
     of_a_cell = _outputs_of_a_cell(grid, outputs)
     return Program(grid, block, rows, at_once, compiled, prepare, seconds, _peak_bytes(compiled), of_a_cell)
