@@ -18,6 +18,7 @@ __all__ = [
     "metrics",
     "networks",
     "plots",
+    "span",
     "store",
     "studies",
     "sweep",

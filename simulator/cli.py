@@ -232,7 +232,8 @@ def show(path: Path, /, *, csv: Annotated[bool, Parameter(negative="")] = False)
         table.to_csv(sys.stdout, index=False)
         return
     for key, value in result.attrs.items():
-        print(f"{key}: {value}")
+        if key not in store.BOOKKEEPING:
+            print(f"{key}: {value}")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}", max_rows=60))
 
 

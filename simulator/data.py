@@ -4,7 +4,12 @@ A task is a pytree whose numbers (margin, noise, radii) are array leaves, so tha
 whose dimension is static.  Every task offers
 
 - `sample(key, n) -> x [n, d], y [n]` with y in {-1, +1}, pure and keyed;
-- `signal(x, y) -> [d]`, the unit vector from `x` along the shortest path to the ground-truth boundary.
+- `signal(x, y) -> [d]`, the unit vector from `x` along the shortest path to the ground-truth boundary;
+- `axes()` and `folded_to(axes)`: the same law in the coordinates of a subspace (see `span`).
+
+A *folded* task has the coordinates of a subspace of a larger space, and two more for the `folded` dimensions across
+it, in which only lengths matter: the next to last is the component along the example's own part there, the last the
+length of the rest.  So an example has (its norm there, 0) in these two.
 
 Source of both tasks: De Bartolomeis, "Certified defences hurt generalisation" (master thesis behind the ICBINB 2022
 talk), sections 3.2 and 4.1.
@@ -45,6 +50,9 @@ class Task(eqx.Module):
     """A distribution of labelled examples whose ground-truth boundary is known."""
 
     dim: eqx.AbstractVar[int]
+    """Coordinates of an example."""
+    folded: eqx.AbstractVar[int]
+    """Dimensions the last two coordinates stand for; 0 if every coordinate is one dimension."""
 
     @abc.abstractmethod
     def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
@@ -53,6 +61,44 @@ class Task(eqx.Module):
     @abc.abstractmethod
     def signal(self, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, " d"]:
         """The unit vector from x along the shortest path to the ground-truth boundary, given the true label y."""
+
+    @abc.abstractmethod
+    def axes(self) -> Float[Array, "k d"]:
+        """Directions that every rotation which leaves the law of the data as it is leaves in place."""
+
+    @abc.abstractmethod
+    def folded_to(self, axes: Float[Array, "k m"]) -> "Task":
+        """The law of the same examples in m - 2 coordinates of a subspace that holds `axes`, and two for the rest.
+
+        `axes` are given in these m coordinates.  Raises `ValueError` unless m is less than the dimensions there are.
+        """
+
+    def isotropic(self, key: PRNGKeyArray, *lead: int) -> Float[Array, "*lead d"]:
+        """Draws from N(0, I) of the whole space, in the coordinates of the task."""
+        return _isotropic(key, (*lead, self.dim), self.folded)
+
+
+def _isotropic(key: PRNGKeyArray, shape: tuple[int, ...], folded: int, dtype=None) -> Float[Array, "..."]:
+    z = jr.normal(key, shape, jnp.result_type(float) if dtype is None else dtype)
+    if not folded:
+        return z
+    rest = jnp.sqrt(jr.chisquare(jr.fold_in(key, 1), jnp.asarray(folded - 1, z.dtype), shape[:-1], z.dtype))
+    return z.at[..., -1].set(rest)
+
+
+def _examples(key: PRNGKeyArray, n: int, dim: int, folded: int, dtype) -> Float[Array, "n d"]:
+    """Draws from N(0, I) of the whole space that are to be examples: of what is folded, all along the first of two."""
+    z = _isotropic(key, (n, dim), folded, dtype)
+    return z if not folded else z.at[:, -2].set(jnp.linalg.norm(z[:, -2:], axis=1)).at[:, -1].set(0)
+
+
+def _folded(task: "Task", coordinates: int) -> int:
+    """How many dimensions are left across all coordinates but the last two."""
+    if task.folded:
+        raise ValueError("the task is folded already: fold the one it came from")
+    if coordinates >= task.dim:
+        raise ValueError(f"{coordinates} coordinates are not fewer than the {task.dim} dimensions of the data")
+    return task.dim - (coordinates - 2)
 
 
 class LinearlySeparable(Task):
@@ -71,8 +117,9 @@ class LinearlySeparable(Task):
     margin: Float[Array, ""]
     noise: Float[Array, ""]
     direction: Float[Array, " d"]
+    folded: int = eqx.field(static=True)
 
-    def __init__(self, dim: int, margin=6.0, noise=1.0, direction=None):
+    def __init__(self, dim: int, margin=6.0, noise=1.0, direction=None, folded: int = 0):
         """`direction` defaults to the first coordinate; any other must be a unit vector of length `dim`.
 
         Raises `ValueError` if dim < 1, a number is negative or not finite, or `direction` has another length.
@@ -86,17 +133,25 @@ class LinearlySeparable(Task):
         if direction.shape != (dim,):
             raise ValueError(f"direction has shape {direction.shape}, but dim is {dim}: give a unit vector [{dim}]")
         self.direction = direction
+        self.folded = folded
 
     def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
         label_key, noise_key = jr.split(key)
         y = _labels(label_key, n)
         s = self.direction
-        z = jr.normal(noise_key, (n, self.dim), s.dtype)
+        z = _examples(noise_key, n, self.dim, self.folded, s.dtype)
         across = z - jnp.outer(z @ s, s)
         return self.margin * jnp.outer(y.astype(s.dtype), s) + self.noise * across, y
 
     def signal(self, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, " d"]:
         return -y.astype(self.direction.dtype) * self.direction
+
+    def axes(self) -> Float[Array, "1 d"]:
+        return self.direction[None]
+
+    def folded_to(self, axes: Float[Array, "1 m"]) -> "LinearlySeparable":
+        coordinates = axes.shape[1]
+        return LinearlySeparable(coordinates, self.margin, self.noise, axes[0], _folded(self, coordinates))
 
 
 class ConcentricSpheres(Task):
@@ -113,13 +168,15 @@ class ConcentricSpheres(Task):
     dim: int = eqx.field(static=True)
     inner: Float[Array, ""]
     outer: Float[Array, ""]
+    folded: int = eqx.field(static=True)
 
-    def __init__(self, dim: int, inner=1.0, outer=12.0):
+    def __init__(self, dim: int, inner=1.0, outer=12.0, folded: int = 0):
         """Raises `ValueError` if dim < 1 or the radii are negative, not finite or not in order."""
         _check_dim(dim)
         self.dim = dim
         self.inner = _number("inner")(inner)
         self.outer = _number("outer")(outer)
+        self.folded = folded
         concrete = not any(isinstance(radius, jax.core.Tracer) for radius in (self.inner, self.outer))
         if concrete and not bool(jnp.all(self.inner < self.outer)):
             raise ValueError(f"inner is {inner} and outer is {outer}: the inner radius must be the smaller one")
@@ -132,7 +189,7 @@ class ConcentricSpheres(Task):
     def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
         label_key, place_key = jr.split(key)
         y = _labels(label_key, n)
-        z = jr.normal(place_key, (n, self.dim), self.inner.dtype)
+        z = _examples(place_key, n, self.dim, self.folded, self.inner.dtype)
         radius = jnp.where(y > 0, self.inner, self.outer)
         return (radius / jnp.linalg.norm(z, axis=1))[:, None] * z, y
 
@@ -140,3 +197,10 @@ class ConcentricSpheres(Task):
         norm = jnp.linalg.norm(x)
         # At the origin every direction is a shortest path; the zero vector says "undefined" to the alignment.
         return jnp.where(norm > 0, y.astype(x.dtype) * x / jnp.where(norm > 0, norm, 1), jnp.zeros_like(x))
+
+    def axes(self) -> Float[Array, "0 d"]:
+        return jnp.zeros((0, self.dim), self.inner.dtype)
+
+    def folded_to(self, axes: Float[Array, "0 m"]) -> "ConcentricSpheres":
+        coordinates = axes.shape[1]
+        return ConcentricSpheres(coordinates, self.inner, self.outer, _folded(self, coordinates))

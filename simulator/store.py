@@ -28,8 +28,10 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 IDENTITY = ("study", "settings", "seed", "numbers", "precision")
 """The attributes that decide whether two stores hold the same experiment."""
 
-LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "equinox", "xarray", "zarr")
+BOOKKEEPING = ("chunk_extents", "chunk_rows", "variables")
+"""The attributes that only the continuation of a run needs."""
 
+LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "equinox", "xarray", "zarr")
 
 FIXED, DERIVED = "fixed", "derived"
 """Records of what is known from the start, and of what is derived at the end; every other one is a chunk's."""

@@ -21,7 +21,7 @@ from simulator.threats import Threat
 OPTIMIZERS = ("sgd", "adam")
 
 
-def _leaf(value) -> Float[Array, ""]:
+def _leaf(value) -> Any:
     return jnp.asarray(value, jnp.result_type(float)) if isinstance(value, (int, float)) else value
 
 
@@ -33,6 +33,8 @@ class Recipe(eqx.Module):
     """Of SGD: v <- momentum v + gradient, step -learning_rate v.  Ignored by Adam."""
     warmup: Float[Array, ""] | float = eqx.field(converter=_leaf, default=0.0)
     """Epochs over which the training radius grows linearly from 0 to the threat's."""
+    weight_decay: Float[Array, ""] | float | None = eqx.field(converter=_leaf, default=None)
+    """Adds weight_decay * parameter to every gradient, biases included, as PyTorch's optimizers do; None: none."""
     epochs: int = eqx.field(static=True, default=100)
     batch: int = eqx.field(static=True, default=0)
     """Examples per step; 0 is the full training set.  Each epoch reshuffles and drops an incomplete last batch."""
@@ -69,8 +71,12 @@ def recorded_epochs(epochs: int, every: int) -> list[int]:
 def _optimizer(recipe: Recipe, dtype) -> optax.GradientTransformation:
     learning_rate = jnp.asarray(recipe.learning_rate, dtype)
     if recipe.optimizer == "adam":
-        return optax.adam(learning_rate)
-    return optax.sgd(learning_rate, jnp.asarray(recipe.momentum, dtype))
+        rule = optax.adam(learning_rate)
+    else:
+        rule = optax.sgd(learning_rate, jnp.asarray(recipe.momentum, dtype))
+    if recipe.weight_decay is None:
+        return rule
+    return optax.chain(optax.add_decayed_weights(jnp.asarray(recipe.weight_decay, dtype)), rule)
 
 
 CHUNK = 500

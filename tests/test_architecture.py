@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "losses": {"bounds", "attacks", "networks", "threats"},
     "metrics": {"bounds", "attacks", "networks", "threats", "data"},
     "train": {"data", "networks", "losses", "threats", "metrics"},
+    "span": {"data", "networks", "losses", "threats", "train"},
     "sweep": set(),
     "cluster": set(),
     "plots": {"trials"},

@@ -11,6 +11,8 @@ import pytest
 from test_threats import THREATS, dual_norm, frame, members, outside
 
 from simulator import attacks, networks, threats
+from simulator.attacks import walk
+from simulator.attacks.auto_pgd import _checkpoints
 
 DIM, RADIUS, EXAMPLES = 5, 0.6, 6
 ATTACKS = {
@@ -112,7 +114,7 @@ def test_l2_attacks_in_hidden_coordinates_take_the_same_steps(monkeypatch, float
         return quick_jit(jax.vmap(one))(x, y, starts)
 
     cheap = run()
-    monkeypatch.setattr(attacks, "L2", type("None of them", (), {}))
+    monkeypatch.setattr(walk, "L2", type("None of them", (), {}))
     plain = run()
     np.testing.assert_allclose(cheap.delta, plain.delta, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(cheap.margin, plain.margin, rtol=1e-9, atol=1e-9)
@@ -285,5 +287,5 @@ def test_at_radius_0_attacks_stay_at_x():
 
 def test_apgd_reconsiders_its_step_at_the_published_shares():
     """Croce & Hein (2020), section 3: p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), here of 100."""
-    marks = [step + 1 for step, mark in enumerate(attacks._checkpoints(100)) if mark]
+    marks = [step + 1 for step, mark in enumerate(_checkpoints(100)) if mark]
     assert marks[:6] == [22, 41, 57, 70, 80, 87]

@@ -26,6 +26,7 @@ class ToySettings(Settings):
     defence: tuple[str, ...] = setting("ways to train")
     epsilon: tuple[float, ...] = setting("radius of the threat", low=0)
     poison: float = setting("the radius at which the process dies")
+    broken: str = setting("the defence whose cell cannot be traced")
     pause: float = setting("seconds a cell takes")
 
 def grid(settings):
@@ -39,12 +40,15 @@ def cell(settings):
         return epsilon
 
     def run(coords, key):
+        if coords["defence"] == settings.broken:
+            raise TypeError("not a number")
         epsilon = jax.pure_callback(disturb, jax.ShapeDtypeStruct((), jnp.float32), coords["epsilon"])
         return {"robust_error": epsilon + jr.normal(key)}
 
     return run
 
-SMALL = ToySettings(defence=("coap", "adversarial"), epsilon=(0.1, 0.3, 0.5), poison=-1.0, pause=0.0, trials=2)
+SMALL = ToySettings(defence=("coap", "adversarial"), epsilon=(0.1, 0.3, 0.5), poison=-1.0, broken="none",
+                    pause=0.0, trials=2)
 STUDY = Study("toy", "Errors grow.", dict.fromkeys(SCALES, SMALL), grid, cell, lambda r, p: Figure(),
               lambda r: Verdict(True, "yes"))
 """
@@ -114,6 +118,15 @@ def test_a_cell_that_kills_its_process_is_recorded_and_the_others_go_on(name, tm
     (failure,) = found.attrs["failures"]
     assert failure["cell"] == "defence = coap, trial = 0, epsilon = 0.3"
     assert failure["error"].startswith("KilledWorker")
+
+
+def test_a_cell_that_cannot_be_traced_ends_the_run_here_and_there(name, tmp_path):
+    """It would fail in every cell; what is finished stays saved."""
+    with pytest.raises(TypeError, match="not a number"):
+        run(name, tmp_path / "here", broken="adversarial")
+    with studies.workers("local:1", name) as on, pytest.raises(TypeError, match="not a number"):
+        run(name, tmp_path / "there", on=on, broken="adversarial")
+    assert set(store.records(tmp_path / "there" / "toy.zarr")) - {store.FIXED}
 
 
 @pytest.mark.slow

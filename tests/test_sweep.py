@@ -439,7 +439,7 @@ def test_program_tells_its_cost():
     assert compiled.compile_seconds > 0
     assert compiled.peak_bytes > 0
     assert {name: leaf.shape for name, leaf in compiled.outputs.items()} == {"first": (), "pair": (2,), "total": ()}
-    assert sweep.time_one_row(compiled, KEY) > 0
+    assert 0 < sweep.time_rows(compiled, KEY) < 1
 
 
 def test_size_of_a_grid():

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import attacks, metrics, networks, plots, sweep, train, trials
+from simulator import attacks, metrics, networks, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
 from simulator.studies.defences import DEFENCES, loss_of
@@ -172,29 +172,32 @@ def _quick_attack(key, *example):
 
 
 def cell(settings: AlignmentSettings) -> sweep.Cell:
-    """Train one network and measure it."""
+    """Train one network, in the span of what a trial draws, and measure it."""
     rates = jnp.array(settings.learning_rates)
 
-    def strong(key, *example):
-        return attacks.strongest(key, *example, steps=settings.attack_steps, count=settings.attack_starts)
+    def prepare(coords, key):
+        data_key, init_key, *_ = jr.split(key, 6)
+        task = task_of(settings, coords["task"], coords["dim"])
+        network = networks.mlp(init_key, task.dim, (settings.width,))
+        return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
 
-    def run(coords, key):
-        task, threat = task_of(settings, coords["task"], coords["dim"]), L2(coords["epsilon"])
-        data_key, init_key, batch_key, validation_key, test_key, history_key = jr.split(key, 6)
-        x, y = task.sample(data_key, coords["n"])
-        start = networks.mlp(init_key, task.dim, (settings.width,))
+    def run(coords, key, problem):
+        *_, batch_key, validation_key, test_key, history_key = jr.split(key, 6)
+        task, threat = problem.task, L2(coords["epsilon"])
         loss = loss_of(coords["defence"], _training_attack)
-
-        measure = _history(task, threat, x, y, *task.sample(history_key, settings.history_test))
-        signal = jax.vmap(task.signal)(x, y)
+        measure = _history(threat, problem, *task.sample(history_key, settings.history_test))
+        signal = jax.vmap(task.signal)(problem.x, problem.y)
 
         def candidate(rate):
             recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs)
-            fit = train.fit(
-                batch_key, start, x, y, threat, loss, recipe, signal=signal, measure=measure, every=settings.every
-            )
+            fit = problem.fit(batch_key, threat, loss, recipe, signal=signal, measure=measure, every=settings.every)
             held_out = test_key if settings.selection == "test" else validation_key
             return fit, metrics.evaluate(held_out, fit.network, task, threat, _quick_attack, n=settings.test)
+
+        def strong(key, *example):
+            return attacks.strongest(
+                key, *example, steps=settings.attack_steps, count=settings.attack_starts, draw=task.isotropic
+            )
 
         fits, scores = jax.lax.map(candidate, rates)
         chosen = metrics.select(scores["robust_error"], scores["standard_error"])
@@ -207,18 +210,19 @@ def cell(settings: AlignmentSettings) -> sweep.Cell:
             "diverged": best.diverged,
         }
 
-    return run
+    return sweep.Staged(prepare, run)
 
 
-def _history(task: Task, threat, x, y, test_x, test_y):
+def _history(threat, problem: span.Problem, test_x, test_y):
     """What is recorded along training: alignments on the training set, as in the thesis; errors on test examples."""
-    both_x, both_y = jnp.concatenate([x, test_x]), jnp.concatenate([y, test_y])
+    n = len(problem.y)
+    both_x, both_y = jnp.concatenate([problem.x, test_x]), jnp.concatenate([problem.y, test_y])
 
     def measure(network):
         # The quick attack is deterministic: its key is not used.
-        values = metrics.examine_all(jr.key(0), network, task, threat, both_x, both_y, _quick_attack)
-        on_training = metrics.means({name: value[: len(x)] for name, value in values.items()})
-        on_test = metrics.means({name: value[len(x) :] for name, value in values.items()})
+        values = metrics.examine_all(jr.key(0), network, problem.task, threat, both_x, both_y, _quick_attack)
+        on_training = metrics.means({name: value[:n] for name, value in values.items()})
+        on_test = metrics.means({name: value[n:] for name, value in values.items()})
         return {
             **{name: on_training[name] for name in (*_ALIGNMENTS, "unstable")},
             **{name: on_test[name] for name in ("standard_error", "robust_error")},
@@ -271,6 +275,7 @@ def notes(settings: AlignmentSettings) -> dict[str, str]:
     final = attacks.describe(network, L2(1.0), steps=settings.attack_steps, count=settings.attack_starts)
     return {
         "attack": f"final: {final}, l2; training and history: apgd-margin, {TRAINING_STEPS} steps from the example",
+        "coordinates": "of the span of each trial's data, initial weights and signal, where these are fewer",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
         "selection": f"learning rate with the smallest robust error (ties: standard error) on a {settings.selection} "
         f"sample of {settings.test}, per defence, radius and trial; last epoch",
@@ -303,5 +308,5 @@ STUDY = Study(
         _published("coap", "robust_error", {0: 0.85, 65: 0.45, 100: 0.47, 135: 0.37, 200: 0.45, 300: 0.45}),
     ),
     core=CATALOGUE["alignment"].core,
-    numbers=2,
+    numbers=3,
 )

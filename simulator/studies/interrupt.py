@@ -3,7 +3,9 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import jax
@@ -37,23 +39,33 @@ def stop_on_interrupt(report: Report) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def in_thread(work: Callable[[], Any]) -> Any:
-    """Do something in a thread, so that this one can answer to an interruption."""
-    done: list[Any] = []
+@contextmanager
+def background() -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """A function that does something in a thread and waits, so that this thread can answer to an interruption.
+
+    One thread for everything, since the memory a thread has freed is not always given to the next one; and one that
+    does not keep the program from ending.
+    """
+    tasks: SimpleQueue[tuple[Callable[[], Any], Future] | None] = SimpleQueue()
     double = jnp.result_type(float) == jnp.float64
 
-    def target():
-        try:
-            # The precision is a setting of each thread.
-            with jax.enable_x64(double):
-                done.append((work(), None))
-        except BaseException as error:  # handed on below
-            done.append((None, error))
+    def work_off():
+        # The precision is a setting of each thread.
+        with jax.enable_x64(double):
+            while (task := tasks.get()) is not None:
+                work, future = task
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # handed on to whoever waits
+                    future.set_exception(error)
 
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    thread.join()
-    value, error = done[0]
-    if error is not None:
-        raise error
-    return value
+    def do(work: Callable[[], Any]) -> Any:
+        future: Future = Future()
+        tasks.put((work, future))
+        return future.result()
+
+    threading.Thread(target=work_off, daemon=True).start()
+    try:
+        yield do
+    finally:
+        tasks.put(None)

@@ -197,16 +197,17 @@ def describe(planned: Plan, report: Report, timed_rows: int = TIMED_ROWS) -> str
     lines.append(f"memory     {readable(planned.peak_bytes)} at the peak of a program, {kept} of results")
     counted = list(zip(planned.programs, planned.rows_by_program(), strict=True))
     timed = [(program, count) for program, count in counted if count >= timed_rows]
-    report.start("timing one row of each program", len(timed))
+    report.start("timing the first rows of each program", len(timed))
     seconds = 0.0
     for program, count in timed:
-        seconds += sweep.time_one_row(program, jr.key(0)) * -(-count // sweep.devices())
+        seconds += sweep.time_rows(program, jr.key(0)) * count
         report.tick(1)
     report.stop()
     if timed:
         untimed = len(counted) - len(timed)
         beside = f", and {untimed} programs of fewer than {timed_rows} rows" if untimed else ""
         lines.append(
-            f"time       about {seconds:.0f} s on {sweep.devices()} device(s), from one row of each program{beside}"
+            f"time       about {seconds:.0f} s on {sweep.devices()} device(s), from the first rows of each "
+            f"program{beside}"
         )
     return "\n".join(lines)

@@ -43,10 +43,21 @@ def _program(job: Job, block: int) -> sweep.Program:
     return sweep.compile_block(grid, study.cell(settings), grid.blocks()[block], job.layout.rows[block])
 
 
-def _compute_chunk(job: Job, block: int, chunk: sweep.Chunk) -> int:
+@dataclass(frozen=True)
+class _NoProgram:
+    """What a worker returns for a block that cannot be compiled: the same holds for all of its cells."""
+
+    error: Exception
+
+
+def _compute_chunk(job: Job, block: int, chunk: sweep.Chunk) -> int | _NoProgram:
     """Run and save a chunk, on a worker; returns its number of cells."""
     with jax.enable_x64(job.double):
-        return save_chunk(_program(job, block), jr.key(job.seed), chunk, job.path)
+        try:
+            program = _program(job, block)
+        except Exception as error:  # whatever the code of the cell raises
+            return _NoProgram(error)
+        return save_chunk(program, jr.key(job.seed), chunk, job.path)
 
 
 def _compute_row(job: Job, block: int, chunk: sweep.Chunk, at: int) -> sweep.Values:
@@ -69,13 +80,16 @@ class Workers:
         """Run and save every chunk of a plan; yields the number of cells of each as it ends.
 
         A chunk that ends in an error, or takes its workers down with it, is run again row by row: the rows that end so
-        too are recorded as failed, the others are kept.
+        too are recorded as failed, the others are kept.  An error of the cell's own code ends the run, as it does
+        without a cluster.
         """
         double = jnp.result_type(float) == jnp.float64
         job = Job(self.study, json.dumps(planned.settings.as_dict()), seed, double, planned.layout, path.absolute())
         blocks = planned.grid.blocks()
         tasks = [(job, blocks.index(chunk.block), chunk) for chunk in planned.chunks]
         for task, found in cluster.spread(self.client, _compute_chunk, tasks):
+            if isinstance(found, _NoProgram):
+                raise found.error
             yield self._row_by_row(planned, found, *task) if isinstance(found, BaseException) else found
 
     def _row_by_row(self, planned: Plan, error: BaseException, job: Job, block: int, chunk: sweep.Chunk) -> int:

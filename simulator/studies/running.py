@@ -14,7 +14,7 @@ import xarray as xr
 
 from simulator import store, sweep, trials
 from simulator.studies import plan as planning
-from simulator.studies.interrupt import Stopped, in_thread, stop_on_interrupt
+from simulator.studies.interrupt import Stopped, background, stop_on_interrupt
 from simulator.studies.plan import Plan
 from simulator.studies.remote import Workers
 from simulator.studies.report import SILENT, Report
@@ -24,7 +24,7 @@ from simulator.studies.study import Study
 
 
 def dry_run(study: Study, settings: Settings, report: Report) -> str:
-    """What a run would do: cells, programs, memory, and time from running one row of every program."""
+    """What a run would do: cells, programs, memory, and time from running the first rows of every program."""
     return planning.describe(planning.plan(study, settings, report), report, timed_rows=1)
 
 
@@ -183,8 +183,9 @@ def _fill(planned: Plan, path: Path, seed: int, name: str, report: Report, on: W
 
 def _chunks_here(planned: Plan, path: Path, seed: int):
     """Run the chunks in this process; yields the number of cells of each."""
-    for chunk in planned.chunks:
-        yield in_thread(partial(save_chunk, planned.program_of(chunk), jr.key(seed), chunk, path))
+    with background() as do:
+        for chunk in planned.chunks:
+            yield do(partial(save_chunk, planned.program_of(chunk), jr.key(seed), chunk, path))
 
 
 def _conclude(study: Study, grid: sweep.Grid, path: Path, report: Report) -> None:

@@ -26,7 +26,7 @@ from simulator.sweep.execute import (
     run_chunk,
     run_row,
     stack,
-    time_one_row,
+    time_rows,
     variables,
 )
 from simulator.sweep.grid import Box, Chunk, Coords, Grid, GridError, Layout
@@ -56,7 +56,7 @@ __all__ = [
     "run_chunk",
     "run_row",
     "stack",
-    "time_one_row",
+    "time_rows",
     "trial_key",
     "variables",
 ]

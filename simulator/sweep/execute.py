@@ -195,10 +195,20 @@ def run(grid: Grid, cell: Cell, key: PRNGKeyArray, tick: Callable[[int], None] =
     return result
 
 
-def time_one_row(program: Program, key: PRNGKeyArray) -> float:
-    """Seconds a device needs for one row of a block, measured by running its first row."""
-    row = program.grid.rows(program.block)[:1]
-    shared = program.share(key, row)
+def time_rows(program: Program, key: PRNGKeyArray, most_seconds: float = 1.0) -> float:
+    """Seconds all devices together need for one row of a block, measured by running its first rows.
+
+    One pass of every device first; if that was quick, as many as fit in `most_seconds`, since a call has a price too.
+    """
+    rows = program.grid.rows(program.block)[: program.rows]
+    once = min(len(rows), program.at_once * devices())
+    seconds = _seconds_for(program, key, rows[:once])
+    many = min(len(rows), once * int(most_seconds / seconds))
+    return _seconds_for(program, key, rows[:many]) / many if many > once else seconds / once
+
+
+def _seconds_for(program: Program, key: PRNGKeyArray, rows: list[Row]) -> float:
+    shared = program.share(key, rows)
     began = time.perf_counter()
-    program(key, row, shared)
+    program(key, rows, shared)
     return time.perf_counter() - began
