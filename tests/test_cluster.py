@@ -26,6 +26,7 @@ class ToySettings(Settings):
     defence: tuple[str, ...] = setting("ways to train")
     epsilon: tuple[float, ...] = setting("radius of the threat", low=0)
     poison: float = setting("the radius at which the process dies")
+    hungry: float = setting("the radius at which more memory is asked for than there is")
     broken: str = setting("the defence whose cell cannot be traced")
     pause: float = setting("seconds a cell takes")
 
@@ -37,6 +38,8 @@ def cell(settings):
         time.sleep(settings.pause)
         if epsilon == np.float32(settings.poison):
             os._exit(7)
+        if epsilon == np.float32(settings.hungry):
+            np.ones(1 << 50)
         return epsilon
 
     def run(coords, key):
@@ -47,8 +50,8 @@ def cell(settings):
 
     return run
 
-SMALL = ToySettings(defence=("coap", "adversarial"), epsilon=(0.1, 0.3, 0.5), poison=-1.0, broken="none",
-                    pause=0.0, trials=2)
+SMALL = ToySettings(defence=("coap", "adversarial"), epsilon=(0.1, 0.3, 0.5), poison=-1.0, hungry=-1.0,
+                    broken="none", pause=0.0, trials=2)
 STUDY = Study("toy", "Errors grow.", dict.fromkeys(SCALES, SMALL), grid, cell, lambda r, p: Figure(),
               lambda r: Verdict(True, "yes"))
 """

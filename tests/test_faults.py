@@ -3,9 +3,11 @@
 import errno
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -14,6 +16,11 @@ import xarray as xr
 from test_cluster import TOY
 
 from simulator import store, studies
+
+needs_namespaces = pytest.mark.skipif(
+    subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False).returncode != 0,
+    reason="file systems of one's own need user namespaces, which this machine does not allow",
+)
 
 COMMAND = [sys.executable, "-m", "simulator", "run", "mine.py:STUDY", "--defence", "a,b,c,d", "--trials", "6"]
 
@@ -96,6 +103,89 @@ def test_full_disk(folder, monkeypatch, number):
     monkeypatch.setattr(store, "_write", write)
     found = store.read(studies.run(study, settings, **run))
     assert_same(found, store.read(studies.run(study, settings, **{**run, "out": folder / "alone"})))
+
+
+def in_namespace(folder, *lines):
+    """Run lines of shell where `disk` is a file system of its own, seen by nobody else; returns what they said."""
+    script = "\n".join(["set -u", *lines])
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "RUN": shlex.join(COMMAND)}
+    (folder / "disk").mkdir()
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@needs_namespaces
+@pytest.mark.parametrize("pages", [1, 20, 40, 60])
+def test_a_disk_that_is_really_full(folder, pages):
+    """A file system of so many pages of 4 kB; then it grows, and the same command completes what is there."""
+    said = in_namespace(
+        folder,
+        f"mount -t tmpfs -o size={4 * pages}k,nr_inodes=0 tmpfs disk",
+        "$RUN --out disk; echo exit $?",
+        "mount -o remount,size=100m disk",
+        "$RUN --out disk; echo exit $?",
+        "cp -r disk/toy.zarr copy.zarr",
+    )
+    assert [line for line in said.splitlines() if line.startswith("exit")] == ["exit 2", "exit 0"], said
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    assert finish(start(folder, "--out", "alone"))[0] == 0
+    assert_same(store.read(folder / "copy.zarr"), store.read(folder / "alone" / "toy.zarr"))
+
+
+@pytest.mark.slow
+@needs_namespaces
+def test_a_disk_that_is_read_only(folder):
+    """Nothing can be begun or continued there, in one sentence; what is complete can be asked for and shown."""
+    said = in_namespace(
+        folder,
+        "mount -t tmpfs -o size=100m tmpfs disk",
+        "$RUN --out disk/whole --quiet",
+        "cp -r disk/whole disk/part && rm -r disk/part/toy.zarr/progress/0-0-0",
+        "mount -o remount,ro disk",
+        "for out in disk/new disk/part disk/whole; do $RUN --out $out; echo exit $?; done",
+        f"{sys.executable} -m simulator show disk/whole/toy.zarr; echo exit $?",
+    )
+    assert [line for line in said.splitlines() if line.startswith("exit")] == ["exit 2", "exit 2", "exit 0", "exit 0"]
+    assert f"the folder {folder}/disk is not writable: give another --out" in said
+    assert "the folder disk/part is not writable: give another --out" in said
+    assert "toy is complete in disk/whole/toy.zarr: nothing to compute" in said
+    assert "Traceback" not in said
+
+
+def test_out_of_memory_in_one_cell(folder):
+    """The cell is recorded with its coordinates and the reason, the others are kept."""
+    code, _, said = finish(start(folder, "--hungry", "0.3"))
+    assert code == 0, said
+    found = store.read(folder / "results" / "toy.zarr")
+    hungry = found["epsilon"] == 0.3
+    assert np.all(found["status"].where(hungry, drop=True) == "failed")
+    assert np.all(found["status"].where(~hungry, drop=True) == "ok")
+    assert len(found.attrs["failures"]) == 24
+    assert all("epsilon = 0.3" in failure["cell"] for failure in found.attrs["failures"])
+    assert "Unable to allocate" in said
+
+
+def test_a_limit_on_memory_is_planned_for(folder):
+    """`ulimit -v`: what would not fit is refused before anything is run."""
+    code = """
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
+        from simulator.studies import plan
+        assert plan.memory_limit() <= plan.MEMORY_SHARE * (64 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+        print(plan.memory_limit() / plan.MEMORY_SHARE / 2**30)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) <= 8
 
 
 def test_clock_set_back(folder, monkeypatch):

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import os
+import resource
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +68,22 @@ def cores() -> int:
 
 
 def memory_limit() -> int:
-    """Bytes a run may plan for on this machine's default device."""
+    """Bytes a run may plan for on this machine's default device, within the limits set for this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    total = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    total = stats.get("bytes_limit") or min([physical, *_limits_set()])
     return int(MEMORY_SHARE * total)
+
+
+CONTROL_GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux tells a container, or a job of a batch system, how much memory it has: versions 2 and 1."""
+
+
+def _limits_set() -> list[int]:
+    texts = [Path(file).read_text().strip() for file in CONTROL_GROUP_LIMITS if Path(file).is_file()]
+    limits = [int(text) for text in texts if text.isdecimal()]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return limits if soft == resource.RLIM_INFINITY else [*limits, soft]
 
 
 def result_bytes(grid: sweep.Grid, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> int:

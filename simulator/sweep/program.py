@@ -132,12 +132,20 @@ def _placed(key, counts, rows, shared):
     if devices() == 1:
         return key, counts, rows, shared
     whole, split = NamedSharding(_mesh(), PartitionSpec()), NamedSharding(_mesh(), PartitionSpec("rows"))
-    return (
-        jax.device_put(key, whole),
-        jax.device_put(counts, split),
-        jax.device_put(rows, split),
-        jax.device_put(shared, whole),
-    )
+    put = jax.device_put if jax.process_count() == 1 else _put_over_processes
+    return put(key, whole), put(counts, split), put(rows, split), put(shared, whole)
+
+
+def _put_over_processes(tree, sharding: NamedSharding):
+    """Values that every process holds whole, laid out over the devices of all of them."""
+
+    def put(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jr.wrap_key_data(put(jr.key_data(leaf)), impl=jr.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(put, tree)
 
 
 def _row_function(grid: Grid, cell: Cell, block: Coords):
@@ -265,7 +273,7 @@ def compile_block(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program:
     at_once = _at_once(_largest_array(traced.jaxpr), share)
     if at_once > 1 and not _vectorises(run_row, jr.key(0), many, shared):
         at_once = 1
-    compiled = _over_devices(_walk(run_row, at_once, outputs)).lower(*arguments).compile()
+    compiled = _over_devices(_walk(run_row, at_once, outputs)).lower(*_shapes(arguments)).compile()
     seconds = time.perf_counter() - began
     of_a_cell = _outputs_of_a_cell(grid, outputs)
     return Program(grid, block, rows, at_once, compiled, prepare, seconds, _peak_bytes(compiled), of_a_cell)
