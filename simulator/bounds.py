@@ -126,8 +126,10 @@ def _relu_lines(box: Box, slope: str) -> tuple[Array, Array, Array]:
     reach = jnp.where(wide, box.reach, 1)
     unstable, active = wide & box.unstable, (box.middle > 0).astype(box.middle.dtype)
     chord = 0.5 + box.middle * (0.5 / reach)  # u / (u - l)
-    lower = jnp.where(unstable, LOWER_SLOPES[slope](box.middle, chord), active)
-    return lower, jnp.where(unstable, chord, active), jnp.where(unstable, chord * (reach - box.middle), 0)
+    below, upper = LOWER_SLOPES[slope](box.middle, chord), jnp.where(unstable, chord, active)
+    # Parallel lines are one array, not two equal ones: their gradients are then one sum over a batch.
+    lower = upper if below is chord else jnp.where(unstable, below, active)
+    return lower, upper, jnp.where(unstable, chord * (reach - box.middle), 0)
 
 
 def _backward(
@@ -141,7 +143,7 @@ def _backward(
             lower, upper, intercept = _relu_lines(remaining.pop(), slope)
             # A neuron is bounded from below where it counts positively, from above where it counts negatively.
             constant = constant + jnp.sum(jnp.where(rows < 0, rows * intercept[None], 0), axis=1)
-            rows = rows * jnp.where(rows < 0, upper[None], lower[None])
+            rows = rows * (upper[None] if lower is upper else jnp.where(rows < 0, upper[None], lower[None]))
         else:
             constant = constant + times(rows, layer.bias)
             rows = times(rows, layer.weight)
@@ -150,7 +152,7 @@ def _backward(
 
 def _resolve(first: Affine, threat: Threat, z: Float[Array, " h"], rows: Float[Array, "m h"], constant) -> Array:
     """min over x + B of rows @ first(x') + constant, where z = first(x)."""
-    return rows @ z + constant - threat.support_through(first.weight, -rows)
+    return rows @ z + constant + threat.least_through(first.weight, rows)
 
 
 def _backward_boxes(layers: Layers, threat: Threat, z: Float[Array, " h"], slope: str) -> list[Box]:

@@ -65,12 +65,16 @@ class Threat(eqx.Module):
         """The set at one example; the same everywhere unless the set is tied to the example's signal direction."""
         return self
 
-    def support_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
-        """h(weight^T row) for each row: the support of the image of B under `weight`.
+    def least_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
+        """The least of <weight^T row, delta> over B, -h(-weight^T row), for each row.
 
         A threat with few directions pushes those through `weight` instead of pulling every row back to d dimensions.
         """
-        return jax.vmap(self.support)(rows @ weight)
+        # Negated behind the product, where that costs a batch nothing.
+        if rows.shape[0] == 1:
+            # A plain vector: an axis of length 1 in the middle of a batch makes the products of its gradient slower.
+            return -self.support(-(rows[0] @ weight))[None]
+        return jax.vmap(lambda w: -self.support(-w))(rows @ weight)
 
     def worst_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, "m d"]:
         """The `worst` of weight^T row for each row."""
@@ -156,8 +160,8 @@ class SignalDirected(Threat):
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.abs(w @ _direction(self))
 
-    def support_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
-        return self._r(rows) * jnp.abs(rows @ (weight @ _direction(self)))
+    def least_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
+        return -self._r(rows) * jnp.abs(rows @ (weight @ _direction(self)))
 
     def worst_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, "m d"]:
         s = _direction(self)
@@ -229,8 +233,8 @@ class Segments(Threat):
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.max(jnp.abs(self.directions @ w))
 
-    def support_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
-        return self._r(rows) * jnp.max(jnp.abs(rows @ (weight @ self.directions.T)), axis=1)
+    def least_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
+        return -self._r(rows) * jnp.max(jnp.abs(rows @ (weight @ self.directions.T)), axis=1)
 
     def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
         along = self.directions @ w

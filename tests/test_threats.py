@@ -194,11 +194,11 @@ def test_worst_of_zero_is_zero(name):
 
 
 @every_threat
-def test_support_through_a_matrix_equals_the_support_of_the_products(name, float64):
+def test_least_through_a_matrix_is_the_least_of_the_products(name, float64):
     rng = np.random.default_rng(2)
     weight, rows = jnp.asarray(rng.normal(size=(4, DIM))), jnp.asarray(rng.normal(size=(5, 4)))
-    found = THREATS[name](0.7, DIM).support_through(weight, rows)
-    np.testing.assert_allclose(found, 0.7 * dual_norm(name, np.asarray(rows @ weight)), rtol=1e-12)
+    found = THREATS[name](0.7, DIM).least_through(weight, rows)
+    np.testing.assert_allclose(found, -0.7 * dual_norm(name, np.asarray(rows @ weight)), rtol=1e-12)
 
 
 @every_threat

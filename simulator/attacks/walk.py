@@ -6,22 +6,32 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from simulator.attacks.attack import Attack, Objective, objective_of
 from simulator.networks import Network, margins
 from simulator.threats import L2, Threat
 
-Point = Any
-"""A perturbation, as a pytree in which a sum of perturbations is the sum of the leaves."""
+
+class Point(eqx.Module):
+    """The perturbation scale * parts.
+
+    Two factors, since projecting onto a ball changes the scale alone, which is one number of an example.
+    """
+
+    scale: Float[Array, ""]
+    parts: Any
+    """A pytree in which a sum of perturbations is the sum of the leaves."""
 
 
 def total(*terms: tuple[Any, Point]) -> Point:
     """The sum of (factor, point) terms."""
-    return jax.tree.map(
-        lambda *leaves: sum(factor * leaf for (factor, _), leaf in zip(terms, leaves, strict=True)),
-        *(point for _, point in terms),
+    factors = [factor * point.scale for factor, point in terms]
+    parts = jax.tree.map(
+        lambda *leaves: sum(factor * leaf for factor, leaf in zip(factors, leaves, strict=True)),
+        *(point.parts for _, point in terms),
     )
+    return Point(jnp.ones_like(factors[0]), parts)
 
 
 class Walk(eqx.Module):
@@ -44,52 +54,67 @@ def walk_of(network: Network, threat: Threat, x, label, objective: Objective, st
     affine = network.layers[0]
     if len(network.layers) > 1 and isinstance(threat, L2) and affine.weight.shape[0] < 2 * affine.weight.shape[1]:
         return _hidden_walk(network, threat, x, label, objective, start)
-    first = threat.project(jnp.zeros_like(x) if start is None else start)
-    value = objective_of(objective, network, x, label)
-    return Walk(first, jax.value_and_grad(value, has_aux=True), threat.worst, threat.project, Attack)
+    one, value = jnp.ones((), x.dtype), objective_of(objective, network, x, label)
+    first = Point(one, jnp.zeros_like(x) if start is None else start)
+
+    def ascend(point):
+        return jax.value_and_grad(value, has_aux=True)(point.scale * point.parts)
+
+    def worst(gradient):
+        return Point(one, threat.worst(gradient))
+
+    def project(point):
+        return Point(one, threat.project(point.scale * point.parts))
+
+    def attack(point, least):
+        return Attack(point.scale * point.parts, least)
+
+    return Walk(project(first), ascend, worst, project, attack)
 
 
 def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, start) -> Walk:
     """An l2 attack without a product over the d inputs in any step, for networks whose first layer W is affine.
 
-    Every gradient with respect to x is W^T g, so the iterates are delta = W^T c + s start.  A point is (c, W delta, s,
-    <start, delta>): W delta is all the rest of the network needs to know, and |delta|^2 = c . W delta + s <start,
-    delta>.  A step costs one product with W W^T, which all examples share; it is the cheaper form while h < 2 d.
+    Every gradient with respect to x is W^T g, so the iterates are delta = W^T c + s start.  The parts of a point are
+    (c, W delta, s, <start, delta>): W delta is all the rest of the network needs to know, and |delta|^2 = c . W delta
+    + s <start, delta>.  A step costs one product with W W^T, which all examples share; it is the cheaper form while
+    h < 2 d.
     """
     affine, rest = network.layers[0], Network(network.layers[1:])
     gram, z, radius = affine.weight @ affine.weight.T, affine(x), jnp.asarray(ball.radius, x.dtype)
     value = objective_of(objective, rest, z, label)
     origin = jnp.zeros_like(x) if start is None else start
     along = jnp.zeros_like(z) if start is None else affine.weight @ start
-    zero = jnp.zeros((), x.dtype)
+    zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
 
     def scale_to(length, square):
         return jnp.where(square > 0, length * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
-    def square_of(point):
-        c, image, s, product = point
+    def square_of(parts):
+        c, image, s, product = parts
         # Not c @ image: a batch of dot products is slower than the sum of a product.
         return jnp.sum(c * image) + s * product
 
     def ascend(point):
-        return jax.value_and_grad(value, has_aux=True)(point[1])
+        return jax.value_and_grad(value, has_aux=True)(point.scale * point.parts[1])
 
     def worst(gradient):
-        point = (gradient, gradient @ gram, zero, jnp.sum(along * gradient) if start is not None else zero)
-        return total((scale_to(radius, square_of(point)), point))
+        parts = (gradient, gradient @ gram, zero, jnp.sum(along * gradient) if start is not None else zero)
+        return Point(scale_to(radius, square_of(parts)), parts)
 
     def project(point):
-        square = square_of(point)
-        return total((jnp.where(square > radius**2, scale_to(radius, square), 1), point))
+        square = point.scale**2 * square_of(point.parts)
+        return Point(point.scale * jnp.where(square > radius**2, scale_to(radius, square), 1), point.parts)
 
     def attack(point, _):
-        delta = point[0] @ affine.weight
+        c, _, s, _ = point.parts
+        delta = point.scale * (c @ affine.weight)
         # Where rows of W cancel, the length above is a poor one: the ball decides once more, in full.
-        delta = ball.project(delta if start is None else delta + point[2] * start)
+        delta = ball.project(delta if start is None else delta + point.scale * s * start)
         return Attack(delta, jnp.min(margins(network, x + delta, label)))
 
-    first = (jnp.zeros_like(z), along, zero if start is None else zero + 1, jnp.sum(origin * origin))
-    return Walk(project(first), ascend, worst, project, attack)
+    parts = (jnp.zeros_like(z), along, zero if start is None else one, jnp.sum(origin * origin))
+    return Walk(project(Point(one, parts)), ascend, worst, project, attack)
 
 
 def either(first: Array, one: Any, other: Any) -> Any:
