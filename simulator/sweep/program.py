@@ -26,6 +26,9 @@ CACHE_BYTES = 1 << 17
 MOST_AT_ONCE = 512
 """Rows vectorised at once at most."""
 
+COMPILER_OPTIONS: dict[str, bool | int | float | str] = {"xla_backend_optimization_level": 2}
+"""The highest level, 3, takes a tenth longer to compile and made no program measurably faster."""
+
 
 @dataclass(frozen=True)
 class Staged:
@@ -273,7 +276,7 @@ def compile_block(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program:
     at_once = _at_once(_largest_array(traced.jaxpr), share)
     if at_once > 1 and not _vectorises(run_row, jr.key(0), many, shared):
         at_once = 1
-    compiled = _over_devices(_walk(run_row, at_once, outputs)).lower(*_shapes(arguments)).compile()
+    compiled = _over_devices(_walk(run_row, at_once, outputs)).lower(*_shapes(arguments)).compile(COMPILER_OPTIONS)
     seconds = time.perf_counter() - began
     of_a_cell = _outputs_of_a_cell(grid, outputs)
     return Program(grid, block, rows, at_once, compiled, prepare, seconds, _peak_bytes(compiled), of_a_cell)
