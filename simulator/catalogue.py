@@ -31,6 +31,17 @@ CATALOGUE = {
         "adversarial training at every epsilon.",
         core=True,
     ),
+    "l2-budget": Entry(
+        "Under an l2 ball COAP's and adversarial training's robust errors stay within 0.05 of each other on linearly "
+        "separable data, but on concentric spheres COAP's is higher at the largest radius.",
+    ),
+    "segments": Entry(
+        "The more orthogonal segments a threat has, hence the better it aligns with the signal, the further COAP's "
+        "robust error is above adversarial training's.",
+    ),
+    "budget": Entry("The larger the l2 ball, the further COAP's robust error is above adversarial training's."),
+    "margin": Entry("The smaller the margin, the further COAP's robust error is above adversarial training's."),
+    "linf": Entry("The larger the l_inf ball, the further COAP's robust error is above adversarial training's."),
 }
 
 

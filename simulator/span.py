@@ -44,9 +44,10 @@ class Problem(eqx.Module):
     def fit(self, key: PRNGKeyArray, threat: Threat, loss: Loss, recipe: train.Recipe, **options) -> train.Fit:
         """`train.fit` on this problem; `options` are its keywords.  `threat` is in the coordinates of the problem.
 
-        Raises `ValueError` for a threat or an optimizer that would not be the same in the span.
+        Raises `ValueError` if the problem is reduced and the threat or the optimizer would not be the same in the span.
         """
-        check(threat, recipe)
+        if self.task.folded:
+            check(threat, recipe)
         return train.fit(key, self.network, self.x, self.y, threat, loss, recipe, **options)
 
 

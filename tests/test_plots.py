@@ -60,6 +60,20 @@ def picture_result(defences=DEFENCES, tasks=("circles", "lines"), epsilons=(0.2,
     return result.assign(exhibits(tasks))
 
 
+ERRORS = ("standard_error", "robust_error", "certified_error", "unstable")
+
+
+def l2_budget_result(defences=DEFENCES, tasks=("spheres", "linear"), epsilons=(3.0, 5.0), trials=3, ok=0.8):
+    axes = {"task": tasks, "defence": defences, "n": (50,), "dim": (1000,), "epsilon": epsilons, "trial": range(trials)}
+    return filled(axes, {}, dict.fromkeys(ERRORS, ()), ok=ok)
+
+
+def segments_result(defences=DEFENCES, inners=(1.0, 5.0), epsilons=(3.0, 5.0), trials=3, ok=0.8):
+    axes = {"defence": defences, "n": (500,), "dim": (10,), "inner": inners, "margin": (20.0,), "k": (1, 5, 10)}
+    axes |= {"epsilon": epsilons, "trial": range(trials)}
+    return filled(axes, {}, dict.fromkeys(ERRORS, ()), ok=ok)
+
+
 def exhibits(tasks):
     rng = np.random.default_rng(1)
     image = {"image": (("row", "column"), rng.random((28, 28))), "image_label": ((), 1)}
@@ -76,8 +90,20 @@ def exhibits(tasks):
 
 
 # Enough for most tests: a panel costs as much time as everything else.
-SMALL = {"alignment": {"tasks": ("spheres",)}, "picture": {"tasks": ("circles",)}, "signal-directed": {"ns": (50,)}}
-RESULTS = {"alignment": alignment_result, "signal-directed": signal_directed_result, "picture": picture_result}
+SMALL = {
+    "alignment": {"tasks": ("spheres",)},
+    "picture": {"tasks": ("circles",)},
+    "signal-directed": {"ns": (50,)},
+    "l2-budget": {"tasks": ("linear",)},
+    "segments": {"inners": (1.0,)},
+}
+RESULTS = {
+    "alignment": alignment_result,
+    "signal-directed": signal_directed_result,
+    "picture": picture_result,
+    "l2-budget": l2_budget_result,
+    "segments": segments_result,
+}
 CHANGES = {
     "everything ok": {"ok": 1},
     "some cells are not ok": {},
@@ -228,3 +254,38 @@ def test_name_with_a_point_keeps_it(tmp_path):
     assert [path.name for path in plots.save(simple_figure(), tmp_path / "epsilon=0.5")] == [
         "epsilon=0.5.svg", "epsilon=0.5.png",
     ]  # fmt: skip
+
+
+def offsets_of(axes):
+    """Where a panel's open markers, the published values, lie."""
+    return [tuple(line.get_ydata()) for line in axes.lines if line.get_markerfacecolor() == "none"]
+
+
+def test_errors_show_the_published_curves_of_their_row_alone():
+    study = studies.STUDIES["l2-budget"]
+    figure = study.figure(l2_budget_result(ok=1), study.published)
+    rows = [figure.axes[:5], figure.axes[5:10]]
+    assert [axes[0].get_ylabel() for axes in rows] == ["spheres", "linear"]
+    # Robust errors are published for the linear data alone.
+    assert [len(offsets_of(axes[1])) for axes in rows] == [0, 3]
+    assert (0.003, 0.020, 0.132, 0.376, 0.644) in offsets_of(rows[1][1])
+
+
+def test_errors_are_drawn_at_the_last_value_of_the_other_axes():
+    result = segments_result(ok=1, inners=(1.0,))
+    figure = studies.STUDIES["segments"].figure(result, ())
+    (drawn,) = (line for line in figure.axes[1].lines if line.get_label() == plots.look("coap").label)
+    expected = result["robust_error"].sel(defence="coap", epsilon=5.0).mean("trial").values.ravel()
+    np.testing.assert_allclose(drawn.get_ydata(), expected)
+    assert list(drawn.get_xdata()) == [1, 5, 10]
+
+
+def test_gaps_are_paired_and_have_bars_of_two_standard_errors():
+    result = segments_result(ok=1, inners=(1.0,), defences=("adversarial", "coap"))
+    axes = studies.STUDIES["segments"].figure(result, ()).axes[4]
+    robust = result["robust_error"].sel(epsilon=5.0)
+    gap = (robust.sel(defence="coap") - robust.sel(defence="adversarial")).squeeze(drop=True)
+    (container,) = axes.containers
+    np.testing.assert_allclose(container.lines[0].get_ydata(), gap.mean("trial"))
+    segments = np.array(container.lines[2][0].get_segments())
+    np.testing.assert_allclose(np.diff(segments[:, :, 1])[:, 0], 4 * gap.std("trial", ddof=1) / 3**0.5)

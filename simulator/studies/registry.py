@@ -4,11 +4,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from simulator.studies import alignment, picture, signal_directed
+from simulator.studies import alignment, l2_budget, picture, signal_directed, spheres
 from simulator.studies.settings import SettingsError
 from simulator.studies.study import SCALES, Study
 
-STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in (picture, alignment, signal_directed)}
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (picture.STUDY, alignment.STUDY, signal_directed.STUDY, l2_budget.STUDY, *spheres.STUDIES)
+}
 
 
 def find(name: str) -> Study:

@@ -1,0 +1,107 @@
+"""The figure of the studies that compare errors along one axis."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from simulator.plots.style import curve, look, published, styled
+from simulator.trials import first_run, over_trials, paired_difference
+
+REFERENCE = "adversarial"
+"""The defence whose robust error the gaps are measured from."""
+
+GAP = "robust error minus AT's\n(bars: ± 2 paired s.e.)"
+
+PANELS = {
+    "standard_error": "standard error",
+    "robust_error": "robust error",
+    "certified_error": "certified error",
+    "unstable": "unstable neurons at the end\n(share, test examples)",
+}
+
+
+def errors(result: xr.Dataset, published_curves: Sequence = (), *, along: str, rows: str, title: str) -> Figure:
+    """A row per value of the axis `rows`: errors of every defence along an axis, and their gaps to AT.
+
+    Other axes are drawn at their last value (n and dim: the first that was run).  Published curves belong to a row if
+    their `at` says so.
+    """
+    leaves = [name for name in result["status"].dims if name not in ("defence", "trial", "n", "dim", along, rows)]
+    chosen = result.isel(dict.fromkeys(leaves, -1))
+    values = chosen[rows].values
+    with styled():
+        figure = Figure(figsize=(15, 2.7 * len(values) + 0.9), layout="constrained")
+        grid = figure.subplots(len(values), len(PANELS) + 1, squeeze=False)
+        for axes, words in zip(grid[0], (*PANELS.values(), GAP), strict=True):
+            axes.set_title(words)
+        for line, value in zip(grid, values, strict=True):
+            row = _where_run(first_run(chosen.sel({rows: value}), "n", "dim"), along)
+            own = [one for one in published_curves if _belongs(one, result, {**row.coords, rows: value}, along)]
+            for axes, variable in zip(line, PANELS, strict=False):
+                _errors(axes, row, along, variable, [one for one in own if one.variable == variable])
+            _gaps(line[-1], row, along)
+            line[0].set_ylabel(f"{rows} = {value:g}" if isinstance(value, (int, float, np.number)) else str(value))
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.suptitle(f"{title}\nlines: mean ± s.e. over trials; open markers: published", fontsize=11)
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def _where_run(row: xr.Dataset, along: str) -> xr.Dataset:
+    """The positions along the axis at which any cell was run."""
+    others = [name for name in row["status"].dims if name != along]
+    return row.isel({along: (row["status"] != "not_run").any(others).values})
+
+
+def _belongs(one, result: xr.Dataset, at: dict, along: str) -> bool:
+    """Whether a published curve lies in what a row shows."""
+    if one.along != along:
+        return False
+    return all(
+        float(at[name]) == value if _is_number(value) else str(at[name]) == value
+        for name, value in one.at.items()
+        if name in at and name != "defence" and name in result.dims
+    )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _errors(axes: Axes, row: xr.Dataset, along: str, variable: str, published_curves) -> None:
+    for one in published_curves:
+        published(axes, one.at["defence"], one.values)
+    for defence in row["defence"].values:
+        mean, sem, count = over_trials(row.sel(defence=defence), variable)
+        if int(count.max()):
+            curve(axes, defence, row[along].values, mean.values, sem.values)
+    axes.set_ylim(bottom=min(-0.01, axes.get_ylim()[0]))
+    _label(axes, row, along)
+
+
+def _gaps(axes: Axes, row: xr.Dataset, along: str) -> None:
+    """Robust error of every other defence minus adversarial training's, with 2 paired standard errors."""
+    axes.axhline(0, color="k", linewidth=0.8)
+    _label(axes, row, along)
+    if REFERENCE not in row["defence"].values:
+        axes.text(0.5, 0.5, "needs adversarial training", ha="center", transform=axes.transAxes)
+        return
+    for defence in row["defence"].values:
+        if defence == REFERENCE:
+            continue
+        gap, sem = paired_difference(row, "robust_error", defence=(defence, REFERENCE))
+        style = look(defence)
+        axes.errorbar(
+            row[along].values, gap.values, 2 * sem.values, color=style.color, marker=style.marker, linestyle=style.dash
+        )
+
+
+def _label(axes: Axes, row: xr.Dataset, along: str) -> None:
+    axes.set_xlabel("ε" if along == "epsilon" else along)
+    values = row[along].values
+    if len(values) > 1 and values[0] > values[-1]:
+        axes.invert_xaxis()

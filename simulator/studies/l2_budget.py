@@ -1,0 +1,195 @@
+"""Thesis figures 3.7 and 3.8: errors and unstable neurons under l2 balls, on linear data and on spheres."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.random as jr
+import xarray as xr
+
+from simulator import plots, span, sweep, trials
+from simulator.catalogue import CATALOGUE
+from simulator.data import ConcentricSpheres, LinearlySeparable, Task
+from simulator.studies import protocol
+from simulator.studies.protocol import PAIR, Protocol
+from simulator.studies.settings import SettingsError, setting
+from simulator.studies.study import Published, Study, Verdict
+from simulator.threats import L2
+
+TASKS = ("spheres", "linear")
+NEAR = 0.05
+"""What "nearly the same robust error" means in the claim."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2BudgetSettings(Protocol):
+    """Axes task, defence, epsilon, trial."""
+
+    task: tuple[str, ...] = setting("data with a known signal direction", choices=TASKS)
+    spheres_epsilon: tuple[float, ...] = setting("l2 radii on the spheres, in training and evaluation", low=0)
+    linear_epsilon: tuple[float, ...] = setting("l2 radii on the linear data, in training and evaluation", low=0)
+    counted_epsilon: tuple[float, ...] = setting("further radii of COAP on the linear data (unstable neurons)", low=0)
+    spheres_dim: tuple[int, ...] = setting("dimension of the spheres", low=2)
+    inner: float = setting("radius of the inner sphere (y = +1)", above=0)
+    outer: float = setting("radius of the outer sphere (y = -1)", above=0)
+    linear_dim: tuple[int, ...] = setting("dimension of the linear data", low=2)
+    margin: float = setting("gamma of the linear data: half the class separation", above=0)
+    noise: float = setting("sigma of the linear data", low=0)
+
+    def check(self) -> None:
+        super().check()
+        if self.inner >= self.outer:
+            raise SettingsError(f"inner is {self.inner} and outer is {self.outer}: the inner radius must be smaller")
+
+    def epsilon_of(self, task: str, defence: str) -> tuple[float, ...]:
+        """The radii a defence is run at on a task."""
+        if task == "spheres":
+            return self.spheres_epsilon
+        return (*self.counted_epsilon, *self.linear_epsilon) if defence == "coap" else self.linear_epsilon
+
+    def dim_of(self, task: str) -> tuple[int, ...]:
+        """The dimensions a task is run at."""
+        return self.spheres_dim if task == "spheres" else self.linear_dim
+
+
+_THESIS: dict[str, Any] = {
+    "task": TASKS,
+    "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
+    "spheres_epsilon": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    "linear_epsilon": (3.0, 3.5, 4.0, 4.5, 5.0),
+    "learning_rates": (0.1, 0.01, 0.001),
+    "selection": "validation",
+    "momentum": 0.95,
+    "epochs": 150,
+    "batch": 0,
+    "every": 5,
+    "counted_epsilon": (0.2, 0.4, 0.8, 1.0),
+    "spheres_dim": (100,),
+    "inner": 1.0,
+    "outer": 12.0,
+    "linear_dim": (1000,),
+    "margin": 6.0,
+    "noise": 1.0,
+    "n": (50,),
+    "width": 100,
+    "trials": 15,
+    "test": 100_000,
+    "attack_steps": 100,
+    "attack_starts": 5,
+}
+_DEFAULT: dict[str, Any] = {**_THESIS, "trials": 5, "test": 2000, "attack_steps": 20, "attack_starts": 2}
+_SMOKE: dict[str, Any] = {
+    **_DEFAULT,
+    "defence": ("adversarial", "coap"),
+    "spheres_epsilon": (0.1, 1.0),
+    "linear_epsilon": (3.0, 5.0),
+    "learning_rates": (0.01,),
+    "counted_epsilon": (1.0,),
+    "epochs": 20,
+    "spheres_dim": (20,),
+    "linear_dim": (50,),
+    "n": (20,),
+    "width": 10,
+    "trials": 2,
+    "test": 100,
+    "attack_steps": 5,
+    "attack_starts": 1,
+}
+
+
+def task_of(settings: L2BudgetSettings, name: str, dim: int) -> Task:
+    """The task of that name and dimension."""
+    if name == "spheres":
+        return ConcentricSpheres(dim, settings.inner, settings.outer)
+    return LinearlySeparable(dim, settings.margin, settings.noise)
+
+
+def grid(settings: L2BudgetSettings) -> sweep.Grid:
+    """The axes of the study and how they are walked."""
+    dim = sorted({value for task in settings.task for value in settings.dim_of(task)})
+    epsilon = sorted(
+        {e for task in settings.task for name in settings.defence for e in settings.epsilon_of(task, name)}
+    )
+    axes = {"task": settings.task, "defence": settings.defence, "n": settings.n, "dim": dim, "epsilon": epsilon}
+    return sweep.Grid(
+        axes,
+        settings.trials,
+        static=("task", "defence", "n", "dim"),
+        wanted=lambda cell: (
+            cell["epsilon"] in settings.epsilon_of(cell["task"], cell["defence"])
+            and cell["dim"] in settings.dim_of(cell["task"])
+        ),
+    )
+
+
+def cell(settings: L2BudgetSettings) -> sweep.Cell:
+    """Train one network, in the span of what a trial draws, and measure it."""
+
+    def prepare(coords, key):
+        data_key, init_key, _ = jr.split(key, 3)
+        task = task_of(settings, coords["task"], coords["dim"])
+        network = protocol.one_hidden_layer(settings, init_key, task.dim)
+        return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+
+    def run(coords, key, problem):
+        *_, fit_key = jr.split(key, 3)
+        return protocol.outcome(settings, coords["defence"], fit_key, problem, L2(coords["epsilon"]))
+
+    return sweep.Staged(prepare, run)
+
+
+def verdict(result: xr.Dataset) -> Verdict:
+    """Both halves of the claim: near each other on linear data, apart on the spheres."""
+    missing = protocol.lacks(result)
+    if missing is not None or not set(TASKS) <= set(result["task"].values):
+        return missing or Verdict(False, "needs the tasks spheres and linear; run both to test the claim")
+    gaps = {
+        task: trials.paired_difference(trials.first_run(result.sel(task=task), "n", "dim"), "robust_error", **PAIR)
+        for task in TASKS
+    }
+    linear = gaps["linear"][0].dropna("epsilon")
+    spheres, sem = (values.dropna("epsilon") for values in gaps["spheres"])
+    held = bool((abs(linear) <= NEAR).all()) and bool(spheres[-1] > 2 * sem[-1])
+    sentence = (
+        f"COAP minus adversarial robust error is between {float(linear.min()):+.3f} and {float(linear.max()):+.3f} on "
+        f"linear data, and on the spheres {float(spheres[0]):+.3f} at epsilon = {float(spheres['epsilon'][0]):g} and "
+        f"{float(spheres[-1]):+.3f} (paired s.e. {float(sem[-1]):.3f}, {result['trial'].size} trials) at "
+        f"{float(spheres['epsilon'][-1]):g}"
+    )
+    return Verdict(held, sentence)
+
+
+def _errors(defence: str, values: tuple[float, ...]) -> Published:
+    source = "De Bartolomeis, master thesis, Fig 3.7a (digitised, about 0.002)"
+    at = {"task": "linear", "defence": defence, "n": 50, "dim": 1000}
+    return Published("robust_error", at, "epsilon", dict(zip(_THESIS["linear_epsilon"], values, strict=True)), source)
+
+
+def _unstable(task: str, dim: int, values: tuple[float, ...]) -> Published:
+    source = "De Bartolomeis, master thesis, Fig 3.8 (digitised; in per cent there)"
+    at = {"task": task, "defence": "coap", "n": 50, "dim": dim}
+    return Published("unstable", at, "epsilon", dict(zip((0.2, 0.4, 0.8, 1.0), values, strict=True)), source)
+
+
+STUDY = Study(
+    name="l2-budget",
+    claim=CATALOGUE["l2-budget"].claim,
+    scales={
+        "smoke": L2BudgetSettings(**_SMOKE),
+        "default": L2BudgetSettings(**_DEFAULT),
+        "paper": L2BudgetSettings(**_THESIS),
+    },
+    grid=grid,
+    cell=cell,
+    figure=partial(plots.errors, along="epsilon", rows="task", title="l2 balls: errors over the radius"),
+    verdict=verdict,
+    notes=lambda settings: protocol.notes(settings, L2(1.0)),
+    published=(
+        _errors("standard", (0.004, 0.030, 0.129, 0.359, 0.659)),
+        _errors("adversarial", (0.003, 0.029, 0.142, 0.378, 0.686)),
+        _errors("coap", (0.003, 0.020, 0.132, 0.376, 0.644)),
+        _unstable("linear", 1000, (0.092, 0.183, 0.359, 0.443)),
+        _unstable("spheres", 100, (0.489, 0.632, 0.748, 0.797)),
+    ),
+    core=CATALOGUE["l2-budget"].core,
+)

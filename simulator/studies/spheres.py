@@ -1,0 +1,304 @@
+"""Paper 2306.06995, synthetic part: concentric spheres in 10 dimensions, one axis at a time.
+
+Four studies of one form: `segments` (figure 2a), `budget` (3a), `margin` (4a) and `linf` (6).  The radii of the spheres
+are not published, only their difference: `inner` is an axis, and every claim has to hold for all of its values.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import xarray as xr
+
+from simulator import metrics, plots, span, sweep
+from simulator.catalogue import CATALOGUE
+from simulator.data import ConcentricSpheres
+from simulator.studies import protocol
+from simulator.studies.protocol import Protocol
+from simulator.studies.settings import SettingsError, setting
+from simulator.studies.study import SCALES, Published, Study
+from simulator.threats import L2, LInf, Segments, Threat
+
+PAPER = "De Bartolomeis et al., arXiv 2306.06995"
+INNER = (1.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpheresSettings(Protocol):
+    """Concentric spheres whose radii differ by `margin`; the last two fields matter to `segments` alone."""
+
+    epsilon: tuple[float, ...] = setting("radius of the threat, in training and evaluation", low=0)
+    margin: tuple[float, ...] = setting("gamma: the difference of the radii", above=0)
+    inner: tuple[float, ...] = setting("radius of the inner sphere (y = +1), which the paper does not state", above=0)
+    dim: tuple[int, ...] = setting("dimension of the data", low=2)
+    k: tuple[int, ...] = setting("orthonormal segments of the threat; 0 for a ball", low=0)
+
+    def check(self) -> None:
+        super().check()
+        if max(self.k) > min(self.dim):
+            raise SettingsError(f"k has {max(self.k)}, but there are only dim = {min(self.dim)} orthonormal segments")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What distinguishes the four studies."""
+
+    name: str
+    axis: str
+    """Along which the errors are drawn and the claim is made."""
+    threat: Callable[[Any, sweep.Coords, jax.Array], Threat]
+    """(settings, coordinates, key) -> the set."""
+    values: dict[str, Any]
+    """Settings of the paper."""
+    smoke: dict[str, Any]
+    title: str
+    published: tuple[Published, ...] = field(default=())
+    aside: Callable[[sweep.Coords], bool] = lambda coords: False
+    """Which cells off the main line are run besides: published for other radii or margins than the errors."""
+
+
+_PAPER = {
+    "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
+    "learning_rates": (0.1, 0.01, 0.001),
+    "selection": "validation",
+    "momentum": 0.95,
+    "epochs": 150,
+    "batch": 0,
+    "every": 5,
+    "n": (500,),
+    "width": 100,
+    "test": 10_000,
+    "attack_steps": 100,
+    "attack_starts": 5,
+    "margin": (20.0,),
+    "inner": INNER,
+    "dim": (10,),
+    "k": (0,),
+    "trials": 5,
+}
+_DEFAULT = {"test": 2000, "attack_steps": 20, "attack_starts": 2}
+_SMOKE = {
+    "defence": ("adversarial", "coap"),
+    "learning_rates": (0.1,),
+    "epochs": 20,
+    "n": (50,),
+    "width": 20,
+    "test": 100,
+    "attack_steps": 5,
+    "attack_starts": 1,
+    "inner": (1.0,),
+    "trials": 2,
+}
+_LEAVES = ("inner", "margin", "k", "epsilon")
+
+
+def grid(scene: Scene, settings: SpheresSettings) -> sweep.Grid:
+    """The axes of the study: the main line is at the last value of every axis but its own."""
+    static = ("defence", "n", "dim")
+    last = {name: getattr(settings, name)[-1] for name in ("margin", "k", "epsilon") if name != scene.axis}
+
+    def wanted(coords: sweep.Coords) -> bool:
+        return scene.aside(coords) or all(coords[name] == value for name, value in last.items())
+
+    axes = {name: getattr(settings, name) for name in (*static, *_LEAVES)}
+    return sweep.Grid(axes, settings.trials, static, wanted=wanted)
+
+
+def cell(scene: Scene, settings: SpheresSettings) -> sweep.Cell:
+    """Train one network and measure it."""
+
+    def run(coords, key):
+        data_key, init_key, set_key, fit_key = jr.split(key, 4)
+        task = ConcentricSpheres(coords["dim"], coords["inner"], coords["inner"] + coords["margin"])
+        x, y = task.sample(data_key, coords["n"])
+        problem = span.problem(task, protocol.one_hidden_layer(settings, init_key, task.dim), x, y)
+        threat = scene.threat(settings, coords, set_key)
+        signal = jax.vmap(task.signal)(x, y)
+        return {
+            **protocol.outcome(settings, coords["defence"], fit_key, problem, threat),
+            "set_alignment": jnp.mean(jax.vmap(lambda s: _reach(threat, s))(signal)),
+        }
+
+    return run
+
+
+def _reach(threat: Threat, signal: jax.Array) -> jax.Array:
+    """sup over the set of <s, delta> / (|s| |delta|), the alignment of a threat model in the paper's definition."""
+    return metrics.cosine(signal, threat.worst(signal))[0] if isinstance(threat, Segments) else jnp.ones(())
+
+
+def ball(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) -> Threat:
+    """An l2 ball."""
+    del settings, key
+    return L2(coords["epsilon"])
+
+
+def box(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) -> Threat:
+    """An l_inf ball."""
+    del settings, key
+    return LInf(coords["epsilon"])
+
+
+def segments(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) -> Threat:
+    """The first k of the random orthonormal segments of a trial; the others are shrunk to the point 0."""
+    directions = Segments.random(key, coords["dim"], max(settings.k), coords["epsilon"]).directions
+    kept = jnp.arange(max(settings.k)) < coords["k"]
+    return Segments(coords["epsilon"], jnp.where(kept[:, None], directions, 0))
+
+
+def _published(figure: str, variable: str, defence: str, along: str, values: dict, **at) -> tuple[Published, ...]:
+    """A published curve, to be compared with each of our inner radii."""
+    source = f"{PAPER}, Fig {figure} (digitised, about 0.002; its inner radius is not stated)"
+    common = {"defence": defence, "n": 500, "dim": 10, **at}
+    return tuple(Published(variable, {**common, "inner": inner}, along, values, source) for inner in INNER)
+
+
+def _curve(first, values) -> dict[float, float]:
+    return dict(zip(first, values, strict=True))
+
+
+_K = tuple(range(1, 11))
+_LINF = tuple(round(value / 10**0.5, 6) for value in (1.0, 2.0, 2.5, 3.0))
+
+_SHOWN = ("adversarial", "coap")
+"""The defences the paper shows."""
+
+SCENES = (
+    Scene(
+        name="segments",
+        axis="k",
+        threat=segments,
+        values={"epsilon": (3.0, 5.0), "k": _K},
+        smoke={"epsilon": (5.0,), "k": (1, 10)},
+        title="k random orthonormal segments of length ε = 5 on both sides",
+        aside=lambda coords: coords["epsilon"] == 3.0 and coords["k"] in (1, 3, 5, 10) and coords["defence"] in _SHOWN,
+        published=(
+            *_published(
+                "2a",
+                "standard_error",
+                "coap",
+                "k",
+                _curve(_K, (0, 0.001, 0.001, 0.005, 0.009, 0.017, 0.026, 0.065, 0.104, 0.223)),
+                margin=20.0,
+                epsilon=5.0,
+            ),
+            *_published(
+                "2a",
+                "standard_error",
+                "adversarial",
+                "k",
+                _curve(_K, (0.016, 0.002, 0.003, 0.004, 0.004, 0.004, 0.002, 0.001, 0.001, 0)),
+                margin=20.0,
+                epsilon=5.0,
+            ),
+            *_published(
+                "2a",
+                "robust_error",
+                "coap",
+                "k",
+                _curve(_K, (0, 0.001, 0.002, 0.007, 0.014, 0.028, 0.055, 0.129, 0.243, 0.460)),
+                margin=20.0,
+                epsilon=5.0,
+            ),
+            *_published(
+                "2a",
+                "robust_error",
+                "adversarial",
+                "k",
+                _curve(_K, (0.003, 0.004, 0.008, 0.007, 0.008, 0.012, 0.016, 0.015, 0.016, 0.011)),
+                margin=20.0,
+                epsilon=5.0,
+            ),
+            *_published(
+                "5b", "unstable_epochs", "coap", "k", {1: 16.4, 3: 31.0, 5: 35.6, 10: 38.1}, margin=20.0, epsilon=3.0
+            ),
+        ),
+    ),
+    Scene(
+        name="budget",
+        axis="epsilon",
+        threat=ball,
+        values={"epsilon": (1.0, 2.0, 2.25, 2.5, 3.0, 4.0)},
+        smoke={"epsilon": (1.0, 4.0)},
+        title="l2 ball",
+        published=_published(
+            "5d", "unstable_epochs", "coap", "epsilon", {2.0: 36.7, 2.25: 37.9, 2.5: 39.1, 3.0: 41.4}, margin=20.0, k=0
+        ),
+    ),
+    Scene(
+        name="margin",
+        axis="margin",
+        threat=ball,
+        values={"epsilon": (3.0, 4.0), "margin": (30.0, 24.0, 20.0)},
+        smoke={"epsilon": (4.0,), "margin": (30.0, 20.0)},
+        title="l2 ball of radius 4, from a large margin to a small one",
+        # The published bars say neither radius nor margin twice: as 36.7, 39.2 and 41.4 are also the bars of margin 20
+        # and radii 2, 2.5 and 3, and the spheres can be scaled, they belong to radius 3.
+        aside=lambda coords: coords["epsilon"] == 3.0 and coords["defence"] in _SHOWN,
+        published=_published(
+            "5f", "unstable_epochs", "coap", "margin", {30.0: 36.7, 24.0: 39.2, 20.0: 41.4}, epsilon=3.0, k=0
+        ),
+    ),
+    Scene(
+        name="linf",
+        axis="epsilon",
+        threat=box,
+        values={"epsilon": _LINF, "margin": (30.0, 24.0, 20.0)},
+        smoke={"epsilon": (_LINF[0], _LINF[-1])},
+        title="l∞ ball, margin 20",
+        aside=lambda coords: coords["epsilon"] == _LINF[2] and coords["defence"] in _SHOWN,
+        published=(
+            *_published(
+                "6a", "standard_error", "coap", "epsilon", _curve(_LINF, (0, 0, 0.011, 0.053)), margin=20.0, k=0
+            ),
+            *_published(
+                "6a", "standard_error", "adversarial", "epsilon", _curve(_LINF, (0, 0, 0, 0)), margin=20.0, k=0
+            ),
+            *_published(
+                "6a", "robust_error", "coap", "epsilon", _curve(_LINF, (0, 0.001, 0.086, 0.239)), margin=20.0, k=0
+            ),
+            *_published("6a", "robust_error", "adversarial", "epsilon", _curve(_LINF, (0, 0, 0, 0)), margin=20.0, k=0),
+            *_published("7a", "unstable_epochs", "coap", "epsilon", _curve(_LINF, (56, 69, 73, 77)), margin=20.0, k=0),
+            *_published("6b", "standard_error", "coap", "margin", {30.0: 0, 24.0: 0, 20.0: 0.016}, epsilon=_LINF[2]),
+            *_published("6b", "robust_error", "coap", "margin", {30.0: 0, 24.0: 0.017, 20.0: 0.082}, epsilon=_LINF[2]),
+            *_published("6b", "robust_error", "adversarial", "margin", {30.0: 0, 24.0: 0, 20.0: 0}, epsilon=_LINF[2]),
+            *_published("7b", "unstable_epochs", "coap", "margin", {30.0: 69, 24.0: 74, 20.0: 77}, epsilon=_LINF[2]),
+        ),
+    ),
+)
+
+
+def _study(scene: Scene) -> Study:
+    scales = ({**_PAPER, **_DEFAULT, **_SMOKE}, {**_PAPER, **_DEFAULT}, _PAPER)
+    settings = [SpheresSettings(**{**scale, **scene.values}) for scale in scales]
+    smoke = SpheresSettings(**{**scales[0], **scene.values, **scene.smoke})
+    return Study(
+        name=scene.name,
+        claim=CATALOGUE[scene.name].claim,
+        scales=dict(zip(SCALES, (smoke, *settings[1:]), strict=True)),
+        grid=partial(grid, scene),
+        cell=partial(cell, scene),
+        figure=partial(plots.errors, along=scene.axis, rows="inner", title=f"Spheres, {scene.title}"),
+        verdict=lambda result: protocol.gap_grows(_main(scene, result), scene.axis, "inner"),
+        notes=lambda chosen: protocol.notes(chosen, _kind(scene, chosen)),
+        published=scene.published,
+        core=CATALOGUE[scene.name].core,
+    )
+
+
+def _main(scene: Scene, result: xr.Dataset) -> xr.Dataset:
+    """The main line of a study: the last value of every axis but its own and `inner`."""
+    return result.isel(dict.fromkeys({"margin", "k", "epsilon"} - {scene.axis}, -1))
+
+
+def _kind(scene: Scene, settings: SpheresSettings) -> Threat:
+    """A set of the kind the study uses."""
+    coords = {"epsilon": 1.0, "k": max(settings.k), "dim": settings.dim[0]}
+    return scene.threat(settings, coords, jr.key(0))
+
+
+STUDIES = tuple(_study(scene) for scene in SCENES)
