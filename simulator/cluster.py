@@ -13,6 +13,10 @@ LOCAL = "local:"
 """Address of a cluster that is started for the run: `local:4` has four worker processes on this machine."""
 
 
+CONNECTING = "distributed.comm.timeouts.connect"
+"""How long a worker of a busy machine may take to report: half a minute, the default, is too short."""
+
+
 class ClusterError(Exception):
     """A cluster that cannot be used, in one sentence."""
 
@@ -57,14 +61,17 @@ def connect(address: str, cores: int) -> Iterator[Any]:
         return
     # Processes that are spawned, not forked: JAX does not survive a fork.
     with (
-        _dask_settings({"distributed.worker.multiprocessing-method": "spawn"}),
+        _dask_settings({"distributed.worker.multiprocessing-method": "spawn", CONNECTING: "300s"}),
         distributed.LocalCluster(
             n_workers=int(address.removeprefix(LOCAL)),
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
-            env={"JAX_NUM_CPU_DEVICES": str(devices_per_worker(address, cores))},
+            env={
+                "JAX_NUM_CPU_DEVICES": str(devices_per_worker(address, cores)),
+                f"DASK_{CONNECTING.upper().replace('.', '__')}": "300s",
+            },
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -90,17 +97,38 @@ def _outcome(future) -> Any:
         raise ClusterError("the scheduler of the cluster was lost; finished chunks are saved") from error
 
 
+PATIENCE = 60.0
+"""Seconds after which a run that has heard nothing asks whether there is a worker left to wait for."""
+
+
 def spread(client, work: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator[tuple[tuple, Any]]:
     """Yield (task, what `work(*task)` returned, or the exception it ended in) as tasks end, in any order.
 
-    Closing the iterator cancels what has not ended.  Raises `ClusterError` if the scheduler is lost.
+    Closing the iterator cancels what has not ended.  Raises `ClusterError` if the scheduler is lost, or all workers of
+    a local cluster are; those of another one may still be waiting for their turn in a queue.
     """
     distributed = _distributed()
     futures = {client.submit(work, *task, pure=False): task for task in tasks}
+    left, deserted = set(futures), False
     try:
-        for future in distributed.as_completed(list(futures)):
-            yield futures[future], _outcome(future)
-            future.release()
+        while left:
+            try:
+                for future in distributed.as_completed(list(left), timeout=PATIENCE):
+                    left.discard(future)
+                    yield futures[future], _outcome(future)
+                    future.release()
+            except TimeoutError:
+                # Twice in a row: a worker that died is replaced within seconds.
+                before, deserted = deserted, _is_deserted(client)
+                if before and deserted:
+                    raise ClusterError(
+                        "no worker of the local cluster is left; finished chunks are saved, and the same command "
+                        "continues from there"
+                    ) from None
     finally:
         if client.status == "running":
             client.cancel(list(futures))
+
+
+def _is_deserted(client) -> bool:
+    return client.cluster is not None and not client.scheduler_info(n_workers=-1)["workers"]

@@ -133,6 +133,19 @@ def test_a_cell_that_cannot_be_traced_ends_the_run_here_and_there(name, tmp_path
 
 
 @pytest.mark.slow
+def test_a_local_cluster_without_workers_ends_the_run(name, tmp_path, monkeypatch):
+    """Rather than to wait for ever; what was finished is continued."""
+    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    with studies.workers("local:1", name) as on:
+        report = studies.Report(tick=lambda amount: on.client.cluster.scale(0))
+        with pytest.raises(cluster.ClusterError, match="no worker of the local cluster is left"):
+            run(name, tmp_path / "results", on=on, report=report, pause="0.3")
+    records = set(store.records(tmp_path / "results" / "toy.zarr"))
+    assert len(records) > 1
+    assert_same(run(name, tmp_path / "results", pause="0.3"), run(name, tmp_path / "alone", pause="0.3"))
+
+
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_the_run_with_everything_saved(name, tmp_path):
     scheduler = subprocess.Popen(
         [
