@@ -80,9 +80,10 @@ def examine(
     for method in CERTIFIERS[1:]:
         proven = jnp.maximum(proven, bounds.lower(network, here, x, rows, method))
     result = {
-        "standard_error": clean <= 0,
-        "robust_error": jnp.minimum(clean, found.margin) <= 0,
-        "certified_error": _least(proven, k)[0] <= 0,
+        # Not "at most 0": the margins of a network that diverged are no numbers, and it is not right anywhere.
+        "standard_error": ~(clean > 0),
+        "robust_error": ~(jnp.minimum(clean, found.margin) > 0),
+        "certified_error": ~(_least(proven, k)[0] > 0),
         "unstable": dual.unstable,
     }
     radius = jnp.asarray(here.radius, x.dtype)

@@ -232,3 +232,16 @@ def test_a_random_signal_direction_gives_the_same_errors_as_the_first_axis():
         spread = np.sqrt((np.var(first[name], ddof=1) + np.var(second[name], ddof=1)) / trials)
         assert abs(gap) < 5 * spread
         assert spread < 0.05
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf])
+def test_a_network_that_diverged_is_wrong_everywhere(weight):
+    """Its margins are no numbers, which no comparison with 0 would count as an error: it must not win a selection."""
+    network = networks.from_weights(
+        [
+            (np.full((3, DIM), weight, np.float32), np.zeros(3, np.float32)),
+            (np.ones((2, 3), np.float32), np.zeros(2, np.float32)),
+        ]
+    )
+    found = evaluate(network, threats.SignalDirected(RADIUS), n=50)
+    assert all(found[name] == 1 for name in ("standard_error", "robust_error", "certified_error"))

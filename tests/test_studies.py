@@ -82,6 +82,8 @@ def test_published_values_lie_in_the_grid_of_the_paper(name, index):
     known = {**grid.axes, **grid.coords}
     for axis, value in curve.at.items():
         assert value in known[axis], f"{axis} = {value} is not in the grid"
+    # Named in full, it is one number of the result: averages over an axis nobody named are never compared.
+    assert {*grid.axes, *grid.shared_dims} == {*curve.at, curve.along} - {"epoch"} | set(grid.shared_dims)
     along = known[curve.along]
     # Along epochs the comparison interpolates; elsewhere it needs the very value.
     assert all(

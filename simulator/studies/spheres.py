@@ -263,10 +263,18 @@ SCENES = (
             ),
             *_published("6a", "robust_error", "adversarial", "epsilon", _curve(_LINF, (0, 0, 0, 0)), margin=20.0, k=0),
             *_published("7a", "unstable_epochs", "coap", "epsilon", _curve(_LINF, (56, 69, 73, 77)), margin=20.0, k=0),
-            *_published("6b", "standard_error", "coap", "margin", {30.0: 0, 24.0: 0, 20.0: 0.016}, epsilon=_LINF[2]),
-            *_published("6b", "robust_error", "coap", "margin", {30.0: 0, 24.0: 0.017, 20.0: 0.082}, epsilon=_LINF[2]),
-            *_published("6b", "robust_error", "adversarial", "margin", {30.0: 0, 24.0: 0, 20.0: 0}, epsilon=_LINF[2]),
-            *_published("7b", "unstable_epochs", "coap", "margin", {30.0: 69, 24.0: 74, 20.0: 77}, epsilon=_LINF[2]),
+            *_published(
+                "6b", "standard_error", "coap", "margin", {30.0: 0, 24.0: 0, 20.0: 0.016}, epsilon=_LINF[2], k=0
+            ),
+            *_published(
+                "6b", "robust_error", "coap", "margin", {30.0: 0, 24.0: 0.017, 20.0: 0.082}, epsilon=_LINF[2], k=0
+            ),
+            *_published(
+                "6b", "robust_error", "adversarial", "margin", {30.0: 0, 24.0: 0, 20.0: 0}, epsilon=_LINF[2], k=0
+            ),
+            *_published(
+                "7b", "unstable_epochs", "coap", "margin", {30.0: 69, 24.0: 74, 20.0: 77}, epsilon=_LINF[2], k=0
+            ),
         ),
     ),
 )
