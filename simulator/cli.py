@@ -210,10 +210,12 @@ def _add(study: Study, name: str) -> None:
 
 @app.command
 def plot(study: str, /, *, out: Path = Path("results"), figures: Path = Path("figures")) -> None:
-    """Draw the figure of a study from its store in OUT, as SVG and PNG in FIGURES."""
+    """Draw the figure of a study from its store (or archive) in OUT, as SVG and PNG in FIGURES."""
     chosen = studies.find(study)
-    result = store.read(store.path_of(out, chosen.name))
-    for path in plots.save(chosen.figure(result, chosen.published), figures / chosen.name):
+    result = store.read(store.locate(out, chosen.name))
+    for path in plots.save(
+        chosen.figure(result, chosen.published), figures / chosen.name, studies.about(chosen, result)
+    ):
         print(path)
 
 
@@ -261,7 +263,7 @@ def reproduce(
             settings = study.scales[scale]
             studies.run(study, settings, scale=scale, seed=seed, out=out, overwrite=overwrite, report=report)
     results = {study.name: store.read(store.path_of(out, study.name)) for study in chosen}
-    studies.draw(chosen, results, figures)
+    studies.draw(chosen, results, figures, list(studies.STUDIES.values()))
     _print_comparison([studies.comparison(study, results[study.name]) for study in chosen])
     for study in chosen:
         print(f"{study.name}: {study.verdict(results[study.name])}")

@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,12 +80,50 @@ def path_of(folder: Path, study: str) -> Path:
     return folder / f"{study}.zarr"
 
 
+def locate(folder: Path, study: str) -> Path:
+    """Where a study's store lies in a folder, or its archive if only that is there."""
+    path, archive = path_of(folder, study), archive_of(folder, study)
+    return archive if archive.exists() and not path.exists() else path
+
+
+def archive_of(folder: Path, study: str) -> Path:
+    """Where a study's archive lies in a folder."""
+    return folder / f"{study}.zarr.zip"
+
+
+def archive(result: xr.Dataset, path: Path) -> None:
+    """Write a result as one small file, a Zarr store in a zip archive; the same result gives the same bytes."""
+    kept = result.drop_encoding().drop_attrs(deep=False)
+    kept.attrs = {name: value for name, value in result.attrs.items() if name not in BOOKKEEPING}
+    codecs = [ZstdCodec(level=9), Crc32cCodec()]
+    whole = {name: {"chunks": one.shape, "compressors": codecs} for name, one in kept.variables.items() if one.shape}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        kept.to_zarr(folder, mode="w", consolidated=False, zarr_format=3, encoding=whole)
+        new = path.with_name(f"{path.name}.new")
+        with zipfile.ZipFile(new, "w") as file:
+            for part in sorted(part for part in Path(folder).rglob("*") if part.is_file()):
+                # Without the time of writing, which a ZipInfo made from a name alone does not have.
+                file.writestr(zipfile.ZipInfo(str(part.relative_to(folder))), part.read_bytes())
+        new.replace(path)
+
+
+def digest(result: xr.Dataset) -> str:
+    """Of all values of a result: two with the same digest hold the same numbers."""
+    found = hashlib.sha256()
+    for name in sorted(map(str, result.variables)):
+        found.update(f"{name} {result[name].dims}".encode())
+        _digest(found, result[name].values)
+    return found.hexdigest()[:16]
+
+
 def read(path: Path) -> xr.Dataset:
-    """Load a store into memory.  Raises `StoreError` if there is none at `path` or it cannot be read."""
+    """Load a store, or an archive, into memory.  Raises `StoreError` if none is at `path` or it cannot be read."""
     if not path.exists():
         raise StoreError(f"there is no store at {path}: run the study first")
     try:
-        result = xr.load_dataset(path, engine="zarr", consolidated=False)
+        source = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
+        result = xr.load_dataset(source, engine="zarr", consolidated=False)
     except Exception as error:  # whatever a damaged directory makes the reader raise
         raise StoreError(
             f"{path} is not a readable result store ({type(error).__name__}: {' '.join(str(error).split())})"

@@ -238,7 +238,12 @@ def test_figure_and_gallery(finished, tmp_path):
     study, _, result = finished
     assert isinstance(study.figure(result, study.published), Figure)
     studies.draw([study], {study.name: result}, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"README.md", f"{study.name}.svg", f"{study.name}.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "README.md",
+        "data",
+        f"{study.name}.svg",
+        f"{study.name}.png",
+    }
     index = (tmp_path / "README.md").read_text()
     assert study.claim in index
     assert str(study.verdict(result)) in index

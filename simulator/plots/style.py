@@ -88,15 +88,16 @@ def _fix_layout(figure: Figure) -> None:
         axes.set_position(np.round(axes.get_position().bounds, 6))
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids)."""
+def save(figure: Figure, stem: Path, about: str | None = None) -> list[Path]:
+    """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids); both keep `about` inside."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     with styled():
         _fix_layout(figure)
         for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix[1:], metadata=metadata)
+            described = {} if about is None else {"Description": about}
+            figure.savefig(buffer, format=suffix[1:], metadata={**metadata, **described})
             path = stem.with_name(stem.name + suffix)
             path.write_bytes(buffer.getvalue())
             paths.append(path)

@@ -1,7 +1,7 @@
 """The named studies, and how to run one: the only place where the domain and the harness meet."""
 
 from simulator.cluster import ClusterError
-from simulator.studies.gallery import comparison, draw, summary
+from simulator.studies.gallery import about, comparison, draw, summary
 from simulator.studies.interrupt import Stopped
 from simulator.studies.plan import cores
 from simulator.studies.registry import STUDIES, find
@@ -24,6 +24,7 @@ __all__ = [
     "Stopped",
     "Study",
     "Verdict",
+    "about",
     "comparison",
     "cores",
     "draw",

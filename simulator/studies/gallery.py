@@ -7,19 +7,41 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from simulator import plots, trials
+from simulator import plots, store, trials
 from simulator.studies.study import Published, Study
 
 COMPARISON = ("study", "variable", "defence", "where", "measured", "sem", "trials", "published", "difference", "source")
 
 
-def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Path) -> None:
-    """Write each study's figure as SVG and PNG, and `README.md`, the index."""
+DATA = "data"
+"""The folder, beside the figures, of the results they were drawn from."""
+
+
+def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Path, known: Sequence[Study] = ()) -> None:
+    """Write each study's figure as SVG and PNG, its result as one file, and `README.md`, the index.
+
+    The index also lists those of the `known` studies whose results lie in the folder since an earlier run.
+    """
     for study in chosen:
-        plots.save(study.figure(results[study.name], study.published), folder / study.name)
-    index = [_entry(study, results[study.name]) for study in chosen]
+        result = results[study.name]
+        store.archive(result, store.archive_of(folder / DATA, study.name))
+        plots.save(study.figure(result, study.published), folder / study.name, about(study, result))
+    names = [study.name for study in chosen]
+    listed = [study for study in known if study.name in names or store.archive_of(folder / DATA, study.name).exists()]
+    entries = [_entry(study, _result(study, results, folder)) for study in listed or chosen]
     text = "# Gallery\n\nWritten by `simulator reproduce`; every verdict is computed from the data of its run.\n\n"
-    (folder / "README.md").write_text(text + "\n".join(index))
+    (folder / "README.md").write_text(text + "\n".join(entries))
+
+
+def about(study: Study, result: xr.Dataset) -> str:
+    """What a figure keeps of the data it was drawn from."""
+    return f"numbers {study.numbers}, data {store.digest(result)}"
+
+
+def _result(study: Study, results: Mapping[str, xr.Dataset], folder: Path) -> xr.Dataset:
+    if study.name in results:
+        return results[study.name]
+    return store.read(store.archive_of(folder / DATA, study.name))
 
 
 def _entry(study: Study, result: xr.Dataset) -> str:
