@@ -275,7 +275,7 @@ def notes(settings: AlignmentSettings) -> dict[str, str]:
     final = attacks.describe(network, L2(1.0), steps=settings.attack_steps, count=settings.attack_starts)
     return {
         "attack": f"final: {final}, l2; training and history: apgd-margin, {TRAINING_STEPS} steps from the example",
-        "coordinates": "of the span of each trial's data, initial weights and signal, where these are fewer",
+        "trained_in": "the span of each trial's data, initial weights and signal, where these are fewer",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
         "selection": f"learning rate with the smallest robust error (ties: standard error) on a {settings.selection} "
         f"sample of {settings.test}, per defence, radius and trial; last epoch",

@@ -149,6 +149,8 @@ def verdict(result: xr.Dataset) -> Verdict:
     }
     linear = gaps["linear"][0].dropna("epsilon")
     spheres, sem = (values.dropna("epsilon") for values in gaps["spheres"])
+    if not linear.size or not spheres.size:
+        return Verdict(False, "needs a radius that both defences were run at, on both tasks, to test the claim")
     held = bool((abs(linear) <= NEAR).all()) and bool(spheres[-1] > 2 * sem[-1])
     sentence = (
         f"COAP minus adversarial robust error is between {float(linear.min()):+.3f} and {float(linear.max()):+.3f} on "

@@ -202,7 +202,7 @@ def notes(settings: SignalDirectedSettings) -> dict[str, str]:
     """How the numbers were obtained, for the provenance of the store."""
     return {
         "attack": "training and evaluation: exact search along the segment",
-        "coordinates": "of the span of each trial's data, initial weights and signal, where these are fewer",
+        "trained_in": "the span of each trial's data, initial weights and signal, where these are fewer",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
         "selection": "none: every recipe is reported; the base recipe is the first of batch, learning_rate, momentum "
         "and the last epoch",
