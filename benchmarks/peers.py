@@ -46,17 +46,16 @@ def torch_network():
     return torch.nn.Sequential(torch.nn.Linear(DIM, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 2))
 
 
-def torch_pgd(network, x, y, epsilon: float):
-    """l2 PGD on the cross-entropy, from x, by steps of a quarter of the radius; the last iterate."""
+def torch_pgd(loss, x, radius):
+    """l2 PGD on `loss` (points -> scalar), from x, by steps of a quarter of the radius; the last iterate."""
     import torch
 
     delta = torch.zeros_like(x, requires_grad=True)
     for _ in range(ATTACK_STEPS):
-        loss = torch.nn.functional.cross_entropy(network(x + delta), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, delta)
+        (gradient,) = torch.autograd.grad(loss(x + delta), delta)
         with torch.no_grad():
-            moved = delta + 0.25 * epsilon * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            moved = moved * (epsilon / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
+            moved = delta + 0.25 * radius * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            moved = moved * (radius / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
         delta = moved.requires_grad_()
     return delta.detach()
 
@@ -64,17 +63,21 @@ def torch_pgd(network, x, y, epsilon: float):
 def torch_loop(steps: int) -> float:
     """Seconds per step and configuration."""
     import torch
+    from torch.nn.functional import cross_entropy
 
-    began = time.perf_counter()
-    for epsilon in SAMPLED_RADII:
+    def train(epsilon: float) -> None:
         x, y = (torch.from_numpy(part) for part in data(0))
         network = torch_network()
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
         for _ in range(steps):
-            delta = torch_pgd(network, x, y, epsilon)
+            delta = torch_pgd(lambda points: cross_entropy(network(points), y, reduction="sum"), x, epsilon)
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(x + delta), y).backward()
+            cross_entropy(network(x + delta), y).backward()
             optimizer.step()
+
+    began = time.perf_counter()
+    for epsilon in SAMPLED_RADII:
+        train(epsilon)
     return (time.perf_counter() - began) / (steps * len(SAMPLED_RADII))
 
 
@@ -100,15 +103,9 @@ def torch_batched(steps: int) -> float:
     optimizer = torch.optim.Adam([first, bias, last, offset], lr=1e-3)
     began = time.perf_counter()
     for _ in range(steps):
-        delta = torch.zeros_like(x, requires_grad=True)
-        for _ in range(ATTACK_STEPS):
-            (gradient,) = torch.autograd.grad(losses(x + delta).sum(), delta)
-            with torch.no_grad():
-                moved = delta + 0.25 * radius * gradient / gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-                moved = moved * (radius / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1)
-            delta = moved.requires_grad_()
+        delta = torch_pgd(lambda points: losses(points).sum(), x, radius)
         optimizer.zero_grad()
-        losses(x + delta.detach()).mean(1).sum().backward()
+        losses(x + delta).mean(1).sum().backward()
         optimizer.step()
     return (time.perf_counter() - began) / (steps * count)
 

@@ -13,10 +13,6 @@ LOCAL = "local:"
 """Address of a cluster that is started for the run: `local:4` has four worker processes on this machine."""
 
 
-CONNECTING = "distributed.comm.timeouts.connect"
-"""How long a worker of a busy machine may take to report: half a minute, the default, is too short."""
-
-
 class ClusterError(Exception):
     """A cluster that cannot be used, in one sentence."""
 
@@ -61,17 +57,14 @@ def connect(address: str, cores: int) -> Iterator[Any]:
         return
     # Processes that are spawned, not forked: JAX does not survive a fork.
     with (
-        _dask_settings({"distributed.worker.multiprocessing-method": "spawn", CONNECTING: "300s"}),
+        _dask_settings({"distributed.worker.multiprocessing-method": "spawn"}),
         distributed.LocalCluster(
             n_workers=int(address.removeprefix(LOCAL)),
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=0,
-            env={
-                "JAX_NUM_CPU_DEVICES": str(devices_per_worker(address, cores)),
-                f"DASK_{CONNECTING.upper().replace('.', '__')}": "300s",
-            },
+            env={"JAX_NUM_CPU_DEVICES": str(devices_per_worker(address, cores))},
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

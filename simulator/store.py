@@ -93,7 +93,7 @@ def archive_of(folder: Path, study: str) -> Path:
 
 def archive(result: xr.Dataset, path: Path) -> None:
     """Write a result as one small file, a Zarr store in a zip archive; the same result gives the same bytes."""
-    kept = result.drop_encoding().drop_attrs(deep=False)
+    kept = result.drop_encoding()
     kept.attrs = {name: value for name, value in result.attrs.items() if name not in BOOKKEEPING}
     codecs = [ZstdCodec(level=9), Crc32cCodec()]
     whole = {name: {"chunks": one.shape, "compressors": codecs} for name, one in kept.variables.items() if one.shape}

@@ -9,15 +9,17 @@ def over_trials(result: xr.Dataset, name: str) -> tuple[xr.DataArray, xr.DataArr
     return _statistics(result[name].where(result["status"] == "ok"))
 
 
-def paired_difference(result: xr.Dataset, name: str, **pair: tuple) -> tuple[xr.DataArray, xr.DataArray]:
+def paired_difference(result: xr.Dataset, name: str, **pairs: tuple) -> tuple[xr.DataArray, xr.DataArray]:
     """Mean over trials of name[first] - name[second] along one axis, and its standard error.
 
     `paired_difference(ds, "robust_error", defence=("coap", "adversarial"))`: the trials share data and initialisation,
-    so what is common to both cells of a trial cancels.  Trials in which either cell is not ok are left out.
+    so what is common to both cells of a trial cancels.  With a pair along a second axis, the difference of the
+    differences: how much the first grows.  Trials in which a cell is not ok are left out.
     """
-    ((axis, (first, second)),) = pair.items()
     values = result[name].where(result["status"] == "ok")
-    mean, sem, _ = _statistics(values.sel({axis: first}, drop=True) - values.sel({axis: second}, drop=True))
+    for axis, (first, second) in pairs.items():
+        values = values.sel({axis: first}, drop=True) - values.sel({axis: second}, drop=True)
+    mean, sem, _ = _statistics(values)
     return mean, sem
 
 

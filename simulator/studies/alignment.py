@@ -2,72 +2,33 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import attacks, metrics, networks, plots, span, sweep, train, trials
+from simulator import metrics, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
-from simulator.data import ConcentricSpheres, LinearlySeparable, Task
-from simulator.studies.defences import DEFENCES, loss_of
-from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
+from simulator.studies import protocol, two_tasks
+from simulator.studies.defences import DEFENCES
+from simulator.studies.settings import SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
+from simulator.studies.two_tasks import TASKS, TwoTasksSettings
 from simulator.threats import L2
-
-TASKS = ("spheres", "linear")
-SELECTIONS = ("validation", "test")
-TRAINING_STEPS = 10
-"""Steps of the APGD attack in training and in the history, as in the thesis."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentSettings(Settings):
-    """Axes task, defence, epsilon, trial; the learning rate is selected per cell, by one rule for every defence."""
+class AlignmentSettings(TwoTasksSettings):
+    """Axes task, defence, n, dim, epsilon, trial; `every` is also the distance of two points of the history."""
 
-    task: tuple[str, ...] = setting("data with a known signal direction", choices=TASKS)
-    defence: tuple[str, ...] = setting("ways to train", choices=DEFENCES)
-    spheres_epsilon: tuple[float, ...] = setting("l2 radii on the spheres, in training and evaluation", low=0)
-    linear_epsilon: tuple[float, ...] = setting("l2 radii on the linear data, in training and evaluation", low=0)
-    learning_rates: tuple[float, ...] = setting("candidates of which one is selected per cell", above=0)
-    selection: str = setting("sample the learning rate is selected on; 'test' is the papers' rule", choices=SELECTIONS)
-    momentum: float = setting("of SGD", low=0, high=0.999)
-    epochs: int = setting("full-batch epochs of training", low=1)
-    every: int = setting("epochs between two points of the history; divides epochs", low=1)
-    spheres_dim: tuple[int, ...] = setting("dimension of the spheres", low=2)
-    inner: float = setting("radius of the inner sphere (y = +1)", above=0)
-    outer: float = setting("radius of the outer sphere (y = -1)", above=0)
-    linear_dim: tuple[int, ...] = setting("dimension of the linear data", low=2)
-    margin: float = setting("gamma of the linear data: half the class separation", above=0)
-    noise: float = setting("sigma of the linear data", low=0)
-    n: tuple[int, ...] = setting("training examples", low=2)
-    width: int = setting("hidden neurons", low=1)
-    test: int = setting("test examples per trial, and validation examples", low=1)
     history_test: int = setting("test examples behind each point of the history", low=1)
-    attack_steps: int = setting("steps of each attack of the final evaluation", low=1)
-    attack_starts: int = setting("starts of each attack of the final evaluation", low=1)
     samples: int = setting("test examples whose alignments are kept one by one", low=1)
 
     def check(self) -> None:
-        check_test_size("test", self.test)
+        super().check()
         check_test_size("history_test", self.history_test)
-        if self.epochs % self.every:
-            raise SettingsError(f"every is {self.every}, but must divide epochs = {self.epochs}")
         if self.samples > self.test:
             raise SettingsError(f"samples is {self.samples}, but there are only test = {self.test} examples to keep")
-        if self.inner >= self.outer:
-            raise SettingsError(
-                f"inner is {self.inner} and outer is {self.outer}, but the inner radius must be smaller"
-            )
-
-    def epsilon_of(self, task: str) -> tuple[float, ...]:
-        """The radii a task is run at."""
-        return self.spheres_epsilon if task == "spheres" else self.linear_epsilon
-
-    def dim_of(self, task: str) -> tuple[int, ...]:
-        """The dimensions a task is run at."""
-        return self.spheres_dim if task == "spheres" else self.linear_dim
 
 
 def _settings(**changes) -> AlignmentSettings:
@@ -81,6 +42,7 @@ def _settings(**changes) -> AlignmentSettings:
         "selection": "validation",
         "momentum": 0.95,
         "epochs": 300,
+        "batch": 0,
         "every": 5,
         "spheres_dim": (100,),
         "inner": 1.0,
@@ -122,31 +84,11 @@ _SCALES = {
 }
 
 
-def task_of(settings: AlignmentSettings, name: str, dim: int) -> Task:
-    """The task of that name and dimension."""
-    if name == "spheres":
-        return ConcentricSpheres(dim, settings.inner, settings.outer)
-    return LinearlySeparable(dim, settings.margin, settings.noise)
-
-
 def grid(settings: AlignmentSettings) -> sweep.Grid:
     """The axes of the study and how they are walked."""
-    dim = sorted({value for task in settings.task for value in settings.dim_of(task)})
-    epsilon = sorted({value for task in settings.task for value in settings.epsilon_of(task)})
     history = ("train_loss", "standard_error", "robust_error", "unstable", *_ALIGNMENTS)
-    return sweep.Grid(
-        axes={
-            "task": settings.task,
-            "defence": settings.defence,
-            "n": settings.n,
-            "dim": tuple(dim),
-            "epsilon": tuple(epsilon),
-        },
-        trials=settings.trials,
-        static=("task", "defence", "n", "dim"),
-        wanted=lambda cell: (
-            cell["epsilon"] in settings.epsilon_of(cell["task"]) and cell["dim"] in settings.dim_of(cell["task"])
-        ),
+    return two_tasks.grid(
+        settings,
         dims={
             **{f"{name}_history": ("epoch",) for name in history},
             **{f"{name}_samples": ("sample",) for name in _ALIGNMENTS},
@@ -161,53 +103,24 @@ def grid(settings: AlignmentSettings) -> sweep.Grid:
 _ALIGNMENTS = tuple(f"alignment_{name}" for name in metrics.PERTURBATIONS)
 
 
-def _training_attack(network, threat, x, label):
-    # For two classes the margin has the direction of the cross-entropy, whose gradient underflows on confident points.
-    return attacks.apgd(network, threat, x, label, steps=TRAINING_STEPS, objective="margin")
-
-
-def _quick_attack(key, *example):
-    del key
-    return _training_attack(*example)
-
-
 def cell(settings: AlignmentSettings) -> sweep.Cell:
     """Train one network, in the span of what a trial draws, and measure it."""
-    rates = jnp.array(settings.learning_rates)
 
     def prepare(coords, key):
         data_key, init_key, *_ = jr.split(key, 6)
-        task = task_of(settings, coords["task"], coords["dim"])
-        network = networks.mlp(init_key, task.dim, (settings.width,))
-        return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+        return two_tasks.draw(settings, coords, data_key, init_key)
 
     def run(coords, key, problem):
-        *_, batch_key, validation_key, test_key, history_key = jr.split(key, 6)
-        task, threat = problem.task, L2(coords["epsilon"])
-        loss = loss_of(coords["defence"], _training_attack)
-        measure = _history(threat, problem, *task.sample(history_key, settings.history_test))
-        signal = jax.vmap(task.signal)(problem.x, problem.y)
-
-        def candidate(rate):
-            recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs)
-            fit = problem.fit(batch_key, threat, loss, recipe, signal=signal, measure=measure, every=settings.every)
-            held_out = test_key if settings.selection == "test" else validation_key
-            return fit, metrics.evaluate(held_out, fit.network, task, threat, _quick_attack, n=settings.test)
-
-        def strong(key, *example):
-            return attacks.strongest(
-                key, *example, steps=settings.attack_steps, count=settings.attack_starts, draw=task.isotropic
-            )
-
-        fits, scores = jax.lax.map(candidate, rates)
-        chosen = metrics.select(scores["robust_error"], scores["standard_error"])
-        best = jax.tree.map(lambda leaf: leaf[chosen], fits)
-        history = {"train_loss": best.history.pop("loss"), **best.history}
+        _, _, *keys, history_key = jr.split(key, 6)
+        threat = L2(coords["epsilon"])
+        measure = _history(threat, problem, *problem.task.sample(history_key, settings.history_test))
+        fit, rate = protocol.selected(settings, coords["defence"], tuple(keys), problem, threat, measure)
+        history = {"train_loss": fit.history.pop("loss"), **fit.history}
         return {
-            **metrics.evaluate(test_key, best.network, task, threat, strong, n=settings.test, samples=settings.samples),
+            **protocol.evaluated(settings, keys[2], fit.network, problem, threat, settings.samples),
             **{f"{name}_history": value for name, value in history.items()},
-            "selected_learning_rate": rates[chosen],
-            "diverged": best.diverged,
+            "selected_learning_rate": rate,
+            "diverged": fit.diverged,
         }
 
     return sweep.Staged(prepare, run)
@@ -220,7 +133,7 @@ def _history(threat, problem: span.Problem, test_x, test_y):
 
     def measure(network):
         # The quick attack is deterministic: its key is not used.
-        values = metrics.examine_all(jr.key(0), network, problem.task, threat, both_x, both_y, _quick_attack)
+        values = metrics.examine_all(jr.key(0), network, problem.task, threat, both_x, both_y, protocol.quick_attack)
         on_training = metrics.means({name: value[:n] for name, value in values.items()})
         on_test = metrics.means({name: value[n:] for name, value in values.items()})
         return {
@@ -270,17 +183,9 @@ def _half_way(spheres: xr.Dataset) -> tuple[float, float]:
 
 def notes(settings: AlignmentSettings) -> dict[str, str]:
     """How the numbers were obtained, for the provenance of the store."""
-    # What the attack is depends on the kind of network and threat alone, not on its numbers.
-    network = networks.mlp(jr.key(0), 1, (settings.width,))
-    final = attacks.describe(network, L2(1.0), steps=settings.attack_steps, count=settings.attack_starts)
     return {
-        "attack": f"final: {final}, l2; training and history: apgd-margin, {TRAINING_STEPS} steps from the example",
-        "trained_in": "the span of each trial's data, initial weights and signal, where these are fewer",
-        "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
-        "selection": f"learning rate with the smallest robust error (ties: standard error) on a {settings.selection} "
-        f"sample of {settings.test}, per defence, radius and trial; last epoch",
+        **protocol.notes(settings, L2(1.0)),
         "alignment_history": "alignments on the training examples, errors on test examples",
-        "interval": "standard error over trials; differences between defences are paired by trial",
     }
 
 

@@ -12,7 +12,6 @@ from simulator.studies.study import Published, Study
 
 COMPARISON = ("study", "variable", "defence", "where", "measured", "sem", "trials", "published", "difference", "source")
 
-
 DATA = "data"
 """The folder, beside the figures, of the results they were drawn from."""
 
@@ -22,13 +21,12 @@ def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Pat
 
     The index also lists those of the `known` studies whose results lie in the folder since an earlier run.
     """
+    kept = {study.name: store.archive_of(folder / DATA, study.name) for study in (*known, *chosen)}
     for study in chosen:
         result = results[study.name]
-        store.archive(result, store.archive_of(folder / DATA, study.name))
+        store.archive(result, kept[study.name])
         plots.save(study.figure(result, study.published), folder / study.name, about(study, result))
-    names = [study.name for study in chosen]
-    listed = [study for study in known if study.name in names or store.archive_of(folder / DATA, study.name).exists()]
-    entries = [_entry(study, _result(study, results, folder)) for study in listed or chosen]
+    entries = [_entry(study, store.read(kept[study.name])) for study in known or chosen if kept[study.name].exists()]
     text = "# Gallery\n\nWritten by `simulator reproduce`; every verdict is computed from the data of its run.\n\n"
     (folder / "README.md").write_text(text + "\n".join(entries))
 
@@ -36,12 +34,6 @@ def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Pat
 def about(study: Study, result: xr.Dataset) -> str:
     """What a figure keeps of the data it was drawn from."""
     return f"numbers {study.numbers}, data {store.digest(result)}"
-
-
-def _result(study: Study, results: Mapping[str, xr.Dataset], folder: Path) -> xr.Dataset:
-    if study.name in results:
-        return results[study.name]
-    return store.read(store.archive_of(folder / DATA, study.name))
 
 
 def _entry(study: Study, result: xr.Dataset) -> str:

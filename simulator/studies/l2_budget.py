@@ -7,49 +7,29 @@ from typing import Any
 import jax.random as jr
 import xarray as xr
 
-from simulator import plots, span, sweep, trials
+from simulator import plots, sweep, trials
 from simulator.catalogue import CATALOGUE
-from simulator.data import ConcentricSpheres, LinearlySeparable, Task
-from simulator.studies import protocol
-from simulator.studies.protocol import PAIR, Protocol
-from simulator.studies.settings import SettingsError, setting
+from simulator.studies import protocol, two_tasks
+from simulator.studies.protocol import PAIR
+from simulator.studies.settings import setting
 from simulator.studies.study import Published, Study, Verdict
+from simulator.studies.two_tasks import TASKS, TwoTasksSettings
 from simulator.threats import L2
 
-TASKS = ("spheres", "linear")
 NEAR = 0.05
 """What "nearly the same robust error" means in the claim."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2BudgetSettings(Protocol):
-    """Axes task, defence, epsilon, trial."""
+class L2BudgetSettings(TwoTasksSettings):
+    """Axes task, defence, n, dim, epsilon, trial."""
 
-    task: tuple[str, ...] = setting("data with a known signal direction", choices=TASKS)
-    spheres_epsilon: tuple[float, ...] = setting("l2 radii on the spheres, in training and evaluation", low=0)
-    linear_epsilon: tuple[float, ...] = setting("l2 radii on the linear data, in training and evaluation", low=0)
     counted_epsilon: tuple[float, ...] = setting("further radii of COAP on the linear data (unstable neurons)", low=0)
-    spheres_dim: tuple[int, ...] = setting("dimension of the spheres", low=2)
-    inner: float = setting("radius of the inner sphere (y = +1)", above=0)
-    outer: float = setting("radius of the outer sphere (y = -1)", above=0)
-    linear_dim: tuple[int, ...] = setting("dimension of the linear data", low=2)
-    margin: float = setting("gamma of the linear data: half the class separation", above=0)
-    noise: float = setting("sigma of the linear data", low=0)
-
-    def check(self) -> None:
-        super().check()
-        if self.inner >= self.outer:
-            raise SettingsError(f"inner is {self.inner} and outer is {self.outer}: the inner radius must be smaller")
 
     def epsilon_of(self, task: str, defence: str) -> tuple[float, ...]:
         """The radii a defence is run at on a task."""
-        if task == "spheres":
-            return self.spheres_epsilon
-        return (*self.counted_epsilon, *self.linear_epsilon) if defence == "coap" else self.linear_epsilon
-
-    def dim_of(self, task: str) -> tuple[int, ...]:
-        """The dimensions a task is run at."""
-        return self.spheres_dim if task == "spheres" else self.linear_dim
+        further = self.counted_epsilon if (task, defence) == ("linear", "coap") else ()
+        return (*further, *super().epsilon_of(task, defence))
 
 
 _THESIS: dict[str, Any] = {
@@ -97,39 +77,12 @@ _SMOKE: dict[str, Any] = {
 }
 
 
-def task_of(settings: L2BudgetSettings, name: str, dim: int) -> Task:
-    """The task of that name and dimension."""
-    if name == "spheres":
-        return ConcentricSpheres(dim, settings.inner, settings.outer)
-    return LinearlySeparable(dim, settings.margin, settings.noise)
-
-
-def grid(settings: L2BudgetSettings) -> sweep.Grid:
-    """The axes of the study and how they are walked."""
-    dim = sorted({value for task in settings.task for value in settings.dim_of(task)})
-    epsilon = sorted(
-        {e for task in settings.task for name in settings.defence for e in settings.epsilon_of(task, name)}
-    )
-    axes = {"task": settings.task, "defence": settings.defence, "n": settings.n, "dim": dim, "epsilon": epsilon}
-    return sweep.Grid(
-        axes,
-        settings.trials,
-        static=("task", "defence", "n", "dim"),
-        wanted=lambda cell: (
-            cell["epsilon"] in settings.epsilon_of(cell["task"], cell["defence"])
-            and cell["dim"] in settings.dim_of(cell["task"])
-        ),
-    )
-
-
 def cell(settings: L2BudgetSettings) -> sweep.Cell:
     """Train one network, in the span of what a trial draws, and measure it."""
 
     def prepare(coords, key):
         data_key, init_key, _ = jr.split(key, 3)
-        task = task_of(settings, coords["task"], coords["dim"])
-        network = protocol.one_hidden_layer(settings, init_key, task.dim)
-        return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+        return two_tasks.draw(settings, coords, data_key, init_key)
 
     def run(coords, key, problem):
         *_, fit_key = jr.split(key, 3)
@@ -181,7 +134,7 @@ STUDY = Study(
         "default": L2BudgetSettings(**_DEFAULT),
         "paper": L2BudgetSettings(**_THESIS),
     },
-    grid=grid,
+    grid=two_tasks.grid,
     cell=cell,
     figure=partial(plots.errors, along="epsilon", rows="task", title="l2 balls: errors over the radius"),
     verdict=verdict,

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import attacks, bounds, metrics, networks, span, train, trials
+from simulator.networks import Network
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Verdict
@@ -54,45 +53,72 @@ def training_attack(network, threat: Threat, x, label) -> attacks.Attack:
     """The exact worst case where it is known, else APGD on the margin from the example."""
     if attacks.has_exact(network, threat):
         return attacks.exact(network, threat, x, label)
+    # For two classes the margin has the direction of the cross-entropy, whose gradient underflows on confident points.
     return attacks.apgd(network, threat, x, label, steps=TRAINING_STEPS, objective="margin")
 
 
-def outcome(settings: Protocol, defence: str, key: PRNGKeyArray, problem: span.Problem, threat: Threat) -> dict:
-    """Train with every learning rate, select one, and measure it: the variables of a cell."""
-    batch_key, validation_key, test_key = jr.split(key, 3)
+def quick_attack(key: PRNGKeyArray, *example) -> attacks.Attack:
+    """`training_attack` where an attack is given a key, which it does not need."""
+    del key
+    return training_attack(*example)
+
+
+Keys = tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]
+"""Of minibatches, of the validation sample, of the test sample."""
+
+
+def selected(
+    settings: Protocol, defence: str, keys: Keys, problem: span.Problem, threat: Threat, measure: Callable
+) -> tuple[train.Fit, Float[Array, ""]]:
+    """Train with every learning rate; the fit with the smallest robust error on held-out data, and its rate.
+
+    `measure` is what `train.fit` records along training.
+    """
+    batch_key, validation_key, test_key = keys
     held_out = test_key if settings.selection == "test" else validation_key
     signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
-    rates = jnp.array(settings.learning_rates)
+    rates, loss = jnp.array(settings.learning_rates), loss_of(defence, training_attack)
 
     def candidate(rate):
         recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs, batch=settings.batch)
-        loss, measure = loss_of(defence, training_attack), _unstable(problem, threat, signal)
         fit = problem.fit(batch_key, threat, loss, recipe, signal=signal, measure=measure, every=settings.every)
-        quick = metrics.evaluate(
-            held_out, fit.network, problem.task, threat, lambda _, *example: training_attack(*example), n=settings.test
-        )
-        return fit, quick
+        return fit, metrics.evaluate(held_out, fit.network, problem.task, threat, quick_attack, n=settings.test)
+
+    fits, scores = jax.lax.map(candidate, rates)
+    chosen = metrics.select(scores["robust_error"], scores["standard_error"])
+    return jax.tree.map(lambda leaf: leaf[chosen], fits), rates[chosen]
+
+
+def evaluated(
+    settings: Protocol, key: PRNGKeyArray, network: Network, problem: span.Problem, threat: Threat, samples: int = 0
+) -> dict[str, Array]:
+    """`metrics.evaluate` on fresh examples of the problem, by the attack of the final evaluation."""
 
     def strong(key, *example):
         return attacks.strongest(
             key, *example, steps=settings.attack_steps, count=settings.attack_starts, draw=problem.task.isotropic
         )
 
-    fits, scores = jax.lax.map(candidate, rates)
-    chosen = metrics.select(scores["robust_error"], scores["standard_error"])
-    best = jax.tree.map(lambda leaf: leaf[chosen], fits)
+    return metrics.evaluate(key, network, problem.task, threat, strong, n=settings.test, samples=samples)
+
+
+def outcome(settings: Protocol, defence: str, key: PRNGKeyArray, problem: span.Problem, threat: Threat) -> dict:
+    """Train, select and measure: the variables of a cell."""
+    keys = tuple(jr.split(key, 3))
+    fit, rate = selected(settings, defence, keys, problem, threat, _unstable(problem, threat))
     return {
-        **metrics.evaluate(test_key, best.network, problem.task, threat, strong, n=settings.test),
+        **evaluated(settings, keys[2], fit.network, problem, threat),
         # The published bars are sums over epochs.
-        "unstable_epochs": settings.epochs * jnp.mean(best.history["unstable"][1:]),
-        "train_loss": best.history["loss"][-1],
-        "selected_learning_rate": rates[chosen],
-        "diverged": best.diverged,
+        "unstable_epochs": settings.epochs * jnp.mean(fit.history["unstable"][1:]),
+        "train_loss": fit.history["loss"][-1],
+        "selected_learning_rate": rate,
+        "diverged": fit.diverged,
     }
 
 
-def _unstable(problem: span.Problem, threat: Threat, signal: Float[Array, "n d"]) -> Callable:
+def _unstable(problem: span.Problem, threat: Threat) -> Callable:
     """What is recorded along training: the mean share of unstable neurons on the training set."""
+    signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
 
     def share(network, x, s):
         # Of a network with one hidden layer these bounds are exact, whatever the method.
@@ -109,6 +135,7 @@ def notes(settings: Protocol, threat: Threat) -> dict[str, str]:
     quick = "exact worst case" if attacks.has_exact(network, threat) else f"apgd-margin, {TRAINING_STEPS} steps"
     return {
         "attack": f"final: {final}; training and selection: {quick} from the example",
+        "trained_in": "the span of each trial's data, initial weights and threat, where that has fewer coordinates",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
         "selection": f"learning rate with the smallest robust error (ties: standard error) on a {settings.selection} "
         f"sample of {settings.test}, per cell; last epoch",
@@ -135,34 +162,18 @@ def gap_grows(result: xr.Dataset, axis: str, per: str) -> Verdict:
     missing = lacks(result)
     if missing is not None or result[axis].size < 2:
         return missing or Verdict(False, f"needs two values of {axis} to test the claim")
+    ends = (result[axis].values[0], result[axis].values[-1])
     held, parts = [], []
     for value in result[per].values:
         chosen = trials.first_run(result.sel({per: value}), "n", "dim")
         gap, sem = trials.paired_difference(chosen, "robust_error", **PAIR)
-        first, last = gap.isel({axis: 0}), gap.isel({axis: -1})
-        rise, rise_sem = _rise(chosen, axis)
-        held.append(bool(last > 2 * sem.isel({axis: -1})) and rise > 2 * rise_sem)
+        rise, rise_sem = trials.paired_difference(chosen, "robust_error", **PAIR, **{axis: ends[::-1]})
+        first, last = (float(gap.sel({axis: end})) for end in ends)
+        last_sem = float(sem.sel({axis: ends[1]}))
+        held.append(last > 2 * last_sem and float(rise) > 2 * float(rise_sem))
         parts.append(
-            f"{float(first):+.3f} at {axis} = {_value(gap, axis, 0)} and {float(last):+.3f} (paired s.e. "
-            f"{float(sem.isel({axis: -1})):.3f}) at {_value(gap, axis, -1)} with {per} = {value:g}"
+            f"{first:+.3f} at {axis} = {ends[0]:g} and {last:+.3f} (paired s.e. {last_sem:.3f}) at {ends[1]:g} "
+            f"with {per} = {value:g}"
         )
     sentence = f"COAP minus adversarial robust error is {'; '.join(parts)}; {result['trial'].size} trials"
     return Verdict(all(held), sentence)
-
-
-def _value(values: xr.DataArray, axis: str, at: int) -> str:
-    return f"{float(values[axis].values[at]):g}"
-
-
-def _rise(result: xr.Dataset, axis: str) -> tuple[float, float]:
-    """How much the gap grows from the first to the last position, and the standard error of that, paired by trial."""
-    ok = result["robust_error"].where(result["status"] == "ok")
-    gap = ok.sel(defence=PAIR["defence"][0], drop=True) - ok.sel(defence=PAIR["defence"][1], drop=True)
-    rises = (gap.isel({axis: -1}, drop=True) - gap.isel({axis: 0}, drop=True)).dropna("trial").values
-    spread = float(np.std(rises, ddof=1) / np.sqrt(rises.size)) if rises.size > 1 else np.nan
-    return float(np.mean(rises)) if rises.size else np.nan, spread
-
-
-def one_hidden_layer(settings: Protocol, key: PRNGKeyArray, dim: int) -> Any:
-    """The network of the papers: one hidden layer, two logits."""
-    return networks.mlp(key, dim, (settings.width,))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
 
-from simulator import metrics, plots, span, sweep
+from simulator import metrics, networks, plots, span, sweep
 from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres
 from simulator.studies import protocol
@@ -115,7 +115,7 @@ def cell(scene: Scene, settings: SpheresSettings) -> sweep.Cell:
         data_key, init_key, set_key, fit_key = jr.split(key, 4)
         task = ConcentricSpheres(coords["dim"], coords["inner"], coords["inner"] + coords["margin"])
         x, y = task.sample(data_key, coords["n"])
-        problem = span.problem(task, protocol.one_hidden_layer(settings, init_key, task.dim), x, y)
+        problem = span.problem(task, networks.mlp(init_key, task.dim, (settings.width,)), x, y)
         threat = scene.threat(settings, coords, set_key)
         signal = jax.vmap(task.signal)(x, y)
         return {
@@ -127,20 +127,8 @@ def cell(scene: Scene, settings: SpheresSettings) -> sweep.Cell:
 
 
 def _reach(threat: Threat, signal: jax.Array) -> jax.Array:
-    """sup over the set of <s, delta> / (|s| |delta|), the alignment of a threat model in the paper's definition."""
+    """sup over the set of <s, delta> / (|s| |delta|), the paper's alignment of a threat: 1 for a ball of any norm."""
     return metrics.cosine(signal, threat.worst(signal))[0] if isinstance(threat, Segments) else jnp.ones(())
-
-
-def ball(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) -> Threat:
-    """An l2 ball."""
-    del settings, key
-    return L2(coords["epsilon"])
-
-
-def box(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) -> Threat:
-    """An l_inf ball."""
-    del settings, key
-    return LInf(coords["epsilon"])
 
 
 def segments(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) -> Threat:
@@ -150,15 +138,24 @@ def segments(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) ->
     return Segments(coords["epsilon"], jnp.where(kept[:, None], directions, 0))
 
 
-def _published(figure: str, variable: str, defence: str, along: str, values: dict, **at) -> tuple[Published, ...]:
-    """A published curve, to be compared with each of our inner radii."""
+Rows = dict[tuple[str, str], tuple[float, ...]]
+"""(variable, defence) -> published values, one for each position."""
+
+
+def _published(figure: str, along: str, positions: tuple[float, ...], rows: Rows, **at) -> tuple[Published, ...]:
+    """The curves of a published figure, each to be compared with every one of our inner radii."""
     source = f"{PAPER}, Fig {figure} (digitised, about 0.002; its inner radius is not stated)"
-    common = {"defence": defence, "n": 500, "dim": 10, **at}
-    return tuple(Published(variable, {**common, "inner": inner}, along, values, source) for inner in INNER)
-
-
-def _curve(first, values) -> dict[float, float]:
-    return dict(zip(first, values, strict=True))
+    return tuple(
+        Published(
+            variable,
+            {"defence": defence, "n": 500, "dim": 10, "inner": inner, **at},
+            along,
+            dict(zip(positions, values, strict=True)),
+            source,
+        )
+        for (variable, defence), values in rows.items()
+        for inner in INNER
+    )
 
 
 _K = tuple(range(1, 11))
@@ -166,6 +163,31 @@ _LINF = tuple(round(value / 10**0.5, 6) for value in (1.0, 2.0, 2.5, 3.0))
 
 _SHOWN = ("adversarial", "coap")
 """The defences the paper shows."""
+
+_FIG_2A: Rows = {
+    ("standard_error", "coap"): (0, 0.001, 0.001, 0.005, 0.009, 0.017, 0.026, 0.065, 0.104, 0.223),
+    ("standard_error", "adversarial"): (0.016, 0.002, 0.003, 0.004, 0.004, 0.004, 0.002, 0.001, 0.001, 0),
+    ("robust_error", "coap"): (0, 0.001, 0.002, 0.007, 0.014, 0.028, 0.055, 0.129, 0.243, 0.460),
+    ("robust_error", "adversarial"): (0.003, 0.004, 0.008, 0.007, 0.008, 0.012, 0.016, 0.015, 0.016, 0.011),
+}
+_FIG_6A: Rows = {
+    ("standard_error", "coap"): (0, 0, 0.011, 0.053),
+    ("standard_error", "adversarial"): (0, 0, 0, 0),
+    ("robust_error", "coap"): (0, 0.001, 0.086, 0.239),
+    ("robust_error", "adversarial"): (0, 0, 0, 0),
+}
+_FIG_6B: Rows = {
+    ("standard_error", "coap"): (0, 0, 0.016),
+    ("robust_error", "coap"): (0, 0.017, 0.082),
+    ("robust_error", "adversarial"): (0, 0, 0),
+}
+_MARGINS = (30.0, 24.0, 20.0)
+
+
+def _counted(*values: float) -> Rows:
+    """Published sums over epochs of COAP's unstable neurons."""
+    return {("unstable_epochs", "coap"): values}
+
 
 SCENES = (
     Scene(
@@ -177,104 +199,46 @@ SCENES = (
         title="k random orthonormal segments of length ε = 5 on both sides",
         aside=lambda coords: coords["epsilon"] == 3.0 and coords["k"] in (1, 3, 5, 10) and coords["defence"] in _SHOWN,
         published=(
-            *_published(
-                "2a",
-                "standard_error",
-                "coap",
-                "k",
-                _curve(_K, (0, 0.001, 0.001, 0.005, 0.009, 0.017, 0.026, 0.065, 0.104, 0.223)),
-                margin=20.0,
-                epsilon=5.0,
-            ),
-            *_published(
-                "2a",
-                "standard_error",
-                "adversarial",
-                "k",
-                _curve(_K, (0.016, 0.002, 0.003, 0.004, 0.004, 0.004, 0.002, 0.001, 0.001, 0)),
-                margin=20.0,
-                epsilon=5.0,
-            ),
-            *_published(
-                "2a",
-                "robust_error",
-                "coap",
-                "k",
-                _curve(_K, (0, 0.001, 0.002, 0.007, 0.014, 0.028, 0.055, 0.129, 0.243, 0.460)),
-                margin=20.0,
-                epsilon=5.0,
-            ),
-            *_published(
-                "2a",
-                "robust_error",
-                "adversarial",
-                "k",
-                _curve(_K, (0.003, 0.004, 0.008, 0.007, 0.008, 0.012, 0.016, 0.015, 0.016, 0.011)),
-                margin=20.0,
-                epsilon=5.0,
-            ),
-            *_published(
-                "5b", "unstable_epochs", "coap", "k", {1: 16.4, 3: 31.0, 5: 35.6, 10: 38.1}, margin=20.0, epsilon=3.0
-            ),
+            *_published("2a", "k", _K, _FIG_2A, margin=20.0, epsilon=5.0),
+            *_published("5b", "k", (1, 3, 5, 10), _counted(16.4, 31.0, 35.6, 38.1), margin=20.0, epsilon=3.0),
         ),
     ),
     Scene(
         name="budget",
         axis="epsilon",
-        threat=ball,
+        threat=lambda settings, coords, key: L2(coords["epsilon"]),
         values={"epsilon": (1.0, 2.0, 2.25, 2.5, 3.0, 4.0)},
         smoke={"epsilon": (1.0, 4.0)},
         title="l2 ball",
         published=_published(
-            "5d", "unstable_epochs", "coap", "epsilon", {2.0: 36.7, 2.25: 37.9, 2.5: 39.1, 3.0: 41.4}, margin=20.0, k=0
+            "5d", "epsilon", (2.0, 2.25, 2.5, 3.0), _counted(36.7, 37.9, 39.1, 41.4), margin=20.0, k=0
         ),
     ),
     Scene(
         name="margin",
         axis="margin",
-        threat=ball,
-        values={"epsilon": (3.0, 4.0), "margin": (30.0, 24.0, 20.0)},
+        threat=lambda settings, coords, key: L2(coords["epsilon"]),
+        values={"epsilon": (3.0, 4.0), "margin": _MARGINS},
         smoke={"epsilon": (4.0,), "margin": (30.0, 20.0)},
         title="l2 ball of radius 4, from a large margin to a small one",
-        # The published bars say neither radius nor margin twice: as 36.7, 39.2 and 41.4 are also the bars of margin 20
-        # and radii 2, 2.5 and 3, and the spheres can be scaled, they belong to radius 3.
+        # The paper does not say the radius of figure 5f.  Its bars are those of figure 5d where radius / margin is the
+        # same as with radius 3: it is taken to be 3.
         aside=lambda coords: coords["epsilon"] == 3.0 and coords["defence"] in _SHOWN,
-        published=_published(
-            "5f", "unstable_epochs", "coap", "margin", {30.0: 36.7, 24.0: 39.2, 20.0: 41.4}, epsilon=3.0, k=0
-        ),
+        published=_published("5f", "margin", _MARGINS, _counted(36.7, 39.2, 41.4), epsilon=3.0, k=0),
     ),
     Scene(
         name="linf",
         axis="epsilon",
-        threat=box,
-        values={"epsilon": _LINF, "margin": (30.0, 24.0, 20.0)},
+        threat=lambda settings, coords, key: LInf(coords["epsilon"]),
+        values={"epsilon": _LINF, "margin": _MARGINS},
         smoke={"epsilon": (_LINF[0], _LINF[-1])},
         title="l∞ ball, margin 20",
         aside=lambda coords: coords["epsilon"] == _LINF[2] and coords["defence"] in _SHOWN,
         published=(
-            *_published(
-                "6a", "standard_error", "coap", "epsilon", _curve(_LINF, (0, 0, 0.011, 0.053)), margin=20.0, k=0
-            ),
-            *_published(
-                "6a", "standard_error", "adversarial", "epsilon", _curve(_LINF, (0, 0, 0, 0)), margin=20.0, k=0
-            ),
-            *_published(
-                "6a", "robust_error", "coap", "epsilon", _curve(_LINF, (0, 0.001, 0.086, 0.239)), margin=20.0, k=0
-            ),
-            *_published("6a", "robust_error", "adversarial", "epsilon", _curve(_LINF, (0, 0, 0, 0)), margin=20.0, k=0),
-            *_published("7a", "unstable_epochs", "coap", "epsilon", _curve(_LINF, (56, 69, 73, 77)), margin=20.0, k=0),
-            *_published(
-                "6b", "standard_error", "coap", "margin", {30.0: 0, 24.0: 0, 20.0: 0.016}, epsilon=_LINF[2], k=0
-            ),
-            *_published(
-                "6b", "robust_error", "coap", "margin", {30.0: 0, 24.0: 0.017, 20.0: 0.082}, epsilon=_LINF[2], k=0
-            ),
-            *_published(
-                "6b", "robust_error", "adversarial", "margin", {30.0: 0, 24.0: 0, 20.0: 0}, epsilon=_LINF[2], k=0
-            ),
-            *_published(
-                "7b", "unstable_epochs", "coap", "margin", {30.0: 69, 24.0: 74, 20.0: 77}, epsilon=_LINF[2], k=0
-            ),
+            *_published("6a", "epsilon", _LINF, _FIG_6A, margin=20.0, k=0),
+            *_published("7a", "epsilon", _LINF, _counted(56, 69, 73, 77), margin=20.0, k=0),
+            *_published("6b", "margin", _MARGINS, _FIG_6B, epsilon=_LINF[2], k=0),
+            *_published("7b", "margin", _MARGINS, _counted(69, 74, 77), epsilon=_LINF[2], k=0),
         ),
     ),
 )

@@ -201,14 +201,15 @@ def time_rows(program: Program, key: PRNGKeyArray, most_seconds: float = 1.0) ->
     One pass of every device first; if that was quick, as many as fit in `most_seconds`, since a call has a price too.
     """
     rows = program.grid.rows(program.block)[: program.rows]
-    once = min(len(rows), program.at_once * devices())
-    seconds = _seconds_for(program, key, rows[:once])
-    many = min(len(rows), once * int(most_seconds / seconds))
-    return _seconds_for(program, key, rows[:many]) / many if many > once else seconds / once
-
-
-def _seconds_for(program: Program, key: PRNGKeyArray, rows: list[Row]) -> float:
+    # Once for all, since what the first stage costs does not depend on how many rows follow.
     shared = program.share(key, rows)
-    began = time.perf_counter()
-    program(key, rows, shared)
-    return time.perf_counter() - began
+
+    def seconds_for(count: int) -> float:
+        began = time.perf_counter()
+        program(key, rows[:count], shared)
+        return time.perf_counter() - began
+
+    once = min(len(rows), program.at_once * devices())
+    seconds = seconds_for(once)
+    many = min(len(rows), once * int(most_seconds / seconds))
+    return seconds_for(many) / many if many > once else seconds / once

@@ -27,7 +27,7 @@ MOST_AT_ONCE = 512
 """Rows vectorised at once at most."""
 
 COMPILER_OPTIONS: dict[str, bool | int | float | str] = {"xla_backend_optimization_level": 2}
-"""The highest level, 3, takes a tenth longer to compile and made no program measurably faster."""
+"""The highest level, 3, takes a tenth longer to compile and made none of the benchmarks measurably faster."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""Both tasks with a known signal, each with radii and dimensions of its own: what `alignment` and `l2-budget` share."""
+
+from dataclasses import dataclass
+
+from jaxtyping import PRNGKeyArray
+
+from simulator import networks, span, sweep
+from simulator.data import ConcentricSpheres, LinearlySeparable, Task
+from simulator.studies.protocol import Protocol
+from simulator.studies.settings import SettingsError, setting
+
+TASKS = ("spheres", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTasksSettings(Protocol):
+    """Axes task, defence, n, dim, epsilon, trial."""
+
+    task: tuple[str, ...] = setting("data with a known signal direction", choices=TASKS)
+    spheres_epsilon: tuple[float, ...] = setting("l2 radii on the spheres, in training and evaluation", low=0)
+    linear_epsilon: tuple[float, ...] = setting("l2 radii on the linear data, in training and evaluation", low=0)
+    spheres_dim: tuple[int, ...] = setting("dimension of the spheres", low=2)
+    inner: float = setting("radius of the inner sphere (y = +1)", above=0)
+    outer: float = setting("radius of the outer sphere (y = -1)", above=0)
+    linear_dim: tuple[int, ...] = setting("dimension of the linear data", low=2)
+    margin: float = setting("gamma of the linear data: half the class separation", above=0)
+    noise: float = setting("sigma of the linear data", low=0)
+
+    def check(self) -> None:
+        super().check()
+        if self.inner >= self.outer:
+            raise SettingsError(
+                f"inner is {self.inner} and outer is {self.outer}, but the inner radius must be smaller"
+            )
+
+    def epsilon_of(self, task: str, defence: str) -> tuple[float, ...]:
+        """The radii a defence is run at on a task."""
+        del defence
+        return self.spheres_epsilon if task == "spheres" else self.linear_epsilon
+
+    def dim_of(self, task: str) -> tuple[int, ...]:
+        """The dimensions a task is run at."""
+        return self.spheres_dim if task == "spheres" else self.linear_dim
+
+    def task_of(self, name: str, dim: int) -> Task:
+        """The task of that name and dimension."""
+        if name == "spheres":
+            return ConcentricSpheres(dim, self.inner, self.outer)
+        return LinearlySeparable(dim, self.margin, self.noise)
+
+
+def grid(settings: TwoTasksSettings, **trailing) -> sweep.Grid:
+    """The axes and which of their cells belong together; `trailing` names the dimensions of array-valued variables."""
+    dim = sorted({value for task in settings.task for value in settings.dim_of(task)})
+    epsilon = sorted(
+        {value for task in settings.task for name in settings.defence for value in settings.epsilon_of(task, name)}
+    )
+    axes = {"task": settings.task, "defence": settings.defence, "n": settings.n, "dim": dim, "epsilon": epsilon}
+    return sweep.Grid(
+        axes,
+        settings.trials,
+        static=("task", "defence", "n", "dim"),
+        wanted=lambda cell: (
+            cell["epsilon"] in settings.epsilon_of(cell["task"], cell["defence"])
+            and cell["dim"] in settings.dim_of(cell["task"])
+        ),
+        **trailing,
+    )
+
+
+def draw(
+    settings: TwoTasksSettings, coords: sweep.Coords, data_key: PRNGKeyArray, init_key: PRNGKeyArray
+) -> span.Problem:
+    """The data and the initial network of a trial, in the span of what was drawn where that has fewer coordinates."""
+    task = settings.task_of(coords["task"], coords["dim"])
+    network = networks.mlp(init_key, task.dim, (settings.width,))
+    return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
