@@ -541,6 +541,24 @@ def test_paired_difference():
     assert float(sem) == pytest.approx(difference.std(ddof=1) / 2)
 
 
+def test_difference_of_differences():
+    """How much the gap between defences grows along a second axis, each trial compared with itself."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(2, 2, 5))
+    result = xr.Dataset(
+        {
+            "error": (("defence", "epsilon", "trial"), values),
+            "status": (("defence", "epsilon", "trial"), np.full(values.shape, "ok", object)),
+        },
+        {"defence": ["coap", "adversarial"], "epsilon": [0.1, 1.0]},
+    )
+    pairs = {"defence": ("coap", "adversarial"), "epsilon": (1.0, 0.1)}
+    mean, sem = trials.paired_difference(result, "error", **pairs)
+    growth = (values[0, 1] - values[1, 1]) - (values[0, 0] - values[1, 0])
+    assert float(mean) == pytest.approx(growth.mean())
+    assert float(sem) == pytest.approx(growth.std(ddof=1) / 5**0.5)
+
+
 def test_paired_difference_cancels_what_a_trial_shares():
     shared = np.random.default_rng(0).normal(size=50) * 100
     mean, sem = trials.paired_difference(dataset([shared + 1, shared]), "error", defence=("coap", "adversarial"))
