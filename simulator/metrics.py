@@ -8,6 +8,8 @@
 | `alignment_*` | mean cosine of a perturbation with the signal direction, over examples where it is not 0 |
 | `signal_share_*` | mean of <signal, delta> / radius over the same examples |
 | `unstable` | mean share of hidden neurons with l < 0 < u, by the bounds of "coap" |
+| `margin_clean`, `margin_attack`, `margin_coap` | mean margin at x, at the attack's point, and COAP's bound of it |
+| `looseness` | (margin_attack - margin_coap) / (margin_clean - margin_coap): what no attack realises of COAP's drop |
 
 Three perturbations are measured: the attack's; `dual`, the minimiser of COAP's linear bound at the evaluation radius,
 for every defence; and `gradient`, minus the gradient of the smallest margin with respect to x.  Ties are errors.
@@ -85,6 +87,9 @@ def examine(
         "robust_error": ~(jnp.minimum(clean, found.margin) > 0),
         "certified_error": ~(_least(proven, k)[0] > 0),
         "unstable": dual.unstable,
+        "margin_clean": clean,
+        "margin_attack": jnp.minimum(clean, found.margin),
+        "margin_coap": _least(dual.lower, k)[0],
     }
     radius = jnp.asarray(here.radius, x.dtype)
     for name, delta in deltas.items():
@@ -159,27 +164,38 @@ def _sums(values: dict[str, Float[Array, " n"]]) -> Float[Array, "names 2"]:
     return jnp.stack([jnp.sum(table, axis=1), jnp.sum(table * table, axis=1)], axis=1)
 
 
-_ERRORS = ("standard_error", "robust_error", "certified_error", "unstable")
+MARGINS = ("margin_clean", "margin_attack", "margin_coap")
+_EVERYWHERE = ("standard_error", "robust_error", "certified_error", "unstable", *MARGINS)
 _ANGLES = tuple(f"alignment_{name}" for name in PERTURBATIONS)
 _SHARES = ("signal_share_attack", "signal_share_dual")
-_NAMES = (*_ERRORS, *_ANGLES, *_SHARES, *(f"{name}_defined" for name in _ANGLES))
+_NAMES = (*_EVERYWHERE, *_ANGLES, *_SHARES, *(f"{name}_defined" for name in _ANGLES))
 
 
 def _means(sums: Float[Array, "names 2"], n: int) -> dict[str, Float[Array, ""]]:
     """Means and their standard errors from the sums over n examples; cosines over the examples where they exist."""
-    averaged = (*_ERRORS, *_ANGLES, *_SHARES)
+    averaged = (*_EVERYWHERE, *_ANGLES, *_SHARES)
     defined = sums[len(averaged) :, 0]
-    everyone = jnp.full(len(_ERRORS), n, sums.dtype)
+    everyone = jnp.full(len(_EVERYWHERE), n, sums.dtype)
     count = jnp.concatenate([everyone, defined, defined[: len(_SHARES)]])
     some = jnp.where(count > 0, count, 1)
     mean = sums[: len(averaged), 0] / some
     spread = jnp.sqrt(jnp.maximum(sums[: len(averaged), 1] / some - mean**2, 0) / some)
     mean, spread = (jnp.where(count > 0, value, jnp.nan) for value in (mean, spread))
+    clean, attacked, proven = (mean[averaged.index(name)] for name in MARGINS)
+    drop = jnp.where(clean > proven, clean - proven, jnp.nan)
     return {
         **dict(zip(averaged, mean, strict=True)),
+        "looseness": (attacked - proven) / drop,
         **{f"{name}_se_test": value for name, value in zip(averaged, spread, strict=True)},
         **{f"{name}_undefined": value for name, value in zip(_ANGLES, (n - defined) / n, strict=True)},
     }
+
+
+def layer_alignment(weight: Float[Array, "h d"], direction: Float[Array, " d"]) -> Float[Array, ""]:
+    """How much of a first layer lies along a direction: |W s| / |W|_F, the root mean square cosine of its rows, each
+    weighted by its squared length; 0 for W = 0.  An isotropic layer has about 1/sqrt(d)."""
+    total = jnp.sum(weight * weight)
+    return jnp.where(total > 0, jnp.linalg.norm(weight @ direction) / jnp.sqrt(jnp.where(total > 0, total, 1)), 0)
 
 
 def select(scores: Float[Array, " candidates"], tie_break: Float[Array, " candidates"]) -> Int[Array, ""]:

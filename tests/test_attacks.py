@@ -248,8 +248,27 @@ def test_strongest_is_exact_where_exact_exists():
     exact, _ = over_examples(attacks.exact, network, "segments")
     np.testing.assert_array_equal(strongest.margin, exact.margin)
     assert attacks.describe(network, THREATS["segments"](1.0, DIM), steps=3, count=2) == "exact worst case"
-    words = attacks.describe(network, THREATS["l2"](1.0, DIM), steps=3, count=2)
-    assert words == "apgd-ce + apgd-margin, 3 steps, 2 starts each"
+    for classes, words in {1: "apgd-margin", 2: "apgd-margin", 3: "apgd-cross-entropy + apgd-margin"}.items():
+        found = attacks.describe(random_network((9,), classes), THREATS["l2"](1.0, DIM), steps=3, count=2)
+        assert found == f"{words}, 3 steps, 2 starts{' each' if classes == 3 else ''}"
+
+
+@pytest.mark.parametrize("threat", ["l2", "linf", "l1"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_of_two_classes_both_objectives_walk_through_the_same_points(threat, outputs, float64):
+    """Why `strongest` leaves one out there."""
+    found = {
+        name: over_examples(functools.partial(attacks.apgd, steps=20, objective=name), network, threat)[0].delta
+        for network in [random_network((3, 6), outputs)]
+        for name in attacks.OBJECTIVES
+    }
+    np.testing.assert_allclose(found["cross-entropy"], found["margin"], rtol=1e-6, atol=1e-9)
+
+
+def test_of_three_classes_the_objectives_differ(float64):
+    ways = [functools.partial(attacks.apgd, steps=20, objective=name) for name in attacks.OBJECTIVES]
+    first, second = (over_examples(way, random_network((3, 6), 3), "l2")[0].delta for way in ways)
+    assert np.max(np.abs(first - second)) > 1e-3
 
 
 @every_threat

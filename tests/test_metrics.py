@@ -176,11 +176,11 @@ def test_chunks_are_averaged_as_one_sample():
 
 def test_every_name_of_the_table_is_returned():
     found = neural_metrics(2.0)
-    errors = {"standard_error", "robust_error", "certified_error", "unstable"}
+    errors = {"standard_error", "robust_error", "certified_error", "unstable", *metrics.MARGINS}
     angles = {f"alignment_{which}" for which in metrics.PERTURBATIONS}
     averaged = errors | angles | {"signal_share_attack", "signal_share_dual"}
     extra = {f"{name}_undefined" for name in angles} | {f"{name}_samples" for name in angles}
-    assert set(found) == averaged | {f"{name}_se_test" for name in averaged} | extra
+    assert set(found) == averaged | {f"{name}_se_test" for name in averaged} | extra | {"looseness"}
 
 
 @pytest.mark.parametrize(

@@ -45,30 +45,43 @@ def strongest(
     count: int,
     draw: Draw | None = None,
 ) -> Attack:
-    """The exact worst case where it is computable; else the better of APGD on cross-entropy and on the margin.
+    """The exact worst case where it is computable; else the best of APGD on every one of `objectives`.
 
-    Both use `steps` steps and the same `count` starts, of which `draw` says what random is (see `restarts`).  The
-    papers' suite with its margin loss replaced by one that is valid for two classes; `describe` says in words which of
-    the two a network and threat get.
+    All use `steps` steps and the same `count` starts, of which `draw` says what random is (see `restarts`).  This is
+    the papers' suite with its margin loss replaced by one that is valid for two classes; `describe` says in words what
+    a network and threat get.
     """
     if has_exact(network, threat):
         return exact(network, threat, x, label)
+    scores = [OBJECTIVES[name] for name in objectives(network)]
 
     def run(which):
         index, start = which
 
         # Chosen by a number rather than a name, so that the attack is compiled once for all objectives.
         def objective(margins):
-            return jnp.stack([score(margins) for score in OBJECTIVES.values()])[index]
+            return jnp.stack([score(margins) for score in scores])[index]
 
         return apgd(network, threat, x, label, steps=steps, objective=objective, start=start)
 
     starts = _starts(key, threat, x, count, draw)
-    return weakest(jax.lax.map(run, (jnp.repeat(jnp.arange(2), count), jnp.concatenate([starts, starts]))))
+    which = jnp.repeat(jnp.arange(len(scores)), count)
+    return weakest(jax.lax.map(run, (which, jnp.concatenate([starts] * len(scores)))))
+
+
+def objectives(network: Network) -> tuple[str, ...]:
+    """What `strongest` maximises: cross-entropy and the margin; of two classes the margin alone.
+
+    There the cross-entropy is an increasing function of minus the one margin, and APGD only asks for directions of
+    gradients and for comparisons of values: it would walk through the same points again, and underflow on confident
+    ones.
+    """
+    return ("margin",) if network.classes == 2 else ("cross-entropy", "margin")
 
 
 def describe(network: Network, threat: Threat, *, steps: int, count: int) -> str:
     """What `strongest` runs on this network and threat, for the provenance of a result."""
     if has_exact(network, threat):
         return "exact worst case"
-    return f"apgd-ce + apgd-margin, {steps} steps, {count} starts each"
+    each = " each" if len(objectives(network)) > 1 else ""
+    return f"{' + '.join(f'apgd-{name}' for name in objectives(network))}, {steps} steps, {count} starts{each}"

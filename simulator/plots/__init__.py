@@ -1,20 +1,28 @@
 """Figures: from a result of a study to a matplotlib `Figure`.  No training, no reading of stores."""
 
 from simulator.plots.alignment import alignment
+from simulator.plots.dimension import dimension
 from simulator.plots.errors import errors
+from simulator.plots.optimisation import optimisation
 from simulator.plots.picture import picture
+from simulator.plots.selection import selection
 from simulator.plots.signal_directed import signal_directed
 from simulator.plots.style import DEFENCES, curve, look, published, save, styled
+from simulator.plots.unstable import unstable
 
 __all__ = [
     "DEFENCES",
     "alignment",
     "curve",
+    "dimension",
     "errors",
     "look",
+    "optimisation",
     "picture",
     "published",
     "save",
+    "selection",
     "signal_directed",
     "styled",
+    "unstable",
 ]

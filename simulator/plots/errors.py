@@ -1,6 +1,7 @@
 """The figure of the studies that compare errors along one axis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import xarray as xr
@@ -23,32 +24,44 @@ PANELS = {
 }
 
 
-def errors(result: xr.Dataset, published_curves: Sequence = (), *, along: str, rows: str, title: str) -> Figure:
-    """A row per value of the axis `rows`: errors of every defence along an axis, and their gaps to AT.
+def errors(
+    result: xr.Dataset,
+    published_curves: Sequence = (),
+    *,
+    along: str,
+    rows: Sequence[str],
+    title: str,
+    panels: Mapping[str, str] = PANELS,
+) -> Figure:
+    """A row per combination of values of the axes `rows`: errors of every defence along an axis, and their gaps to AT.
 
-    Other axes are drawn at their last value (n and dim: the first that was run).  Published curves belong to a row if
-    their `at` says so.
+    Other axes are drawn at their last value (n and dim: the first that was run).  `panels` are variables and their
+    titles.  Published curves belong to a row if their `at` says so.
     """
-    leaves = [name for name in result["status"].dims if name not in ("defence", "trial", "n", "dim", along, rows)]
+    leaves = [name for name in result["status"].dims if name not in ("defence", "trial", "n", "dim", along, *rows)]
     chosen = result.isel(dict.fromkeys(leaves, -1))
-    values = chosen[rows].values
+    places = [dict(zip(rows, values, strict=True)) for values in product(*(chosen[name].values for name in rows))]
     with styled():
-        figure = Figure(figsize=(15, 2.7 * len(values) + 0.9), layout="constrained")
-        grid = figure.subplots(len(values), len(PANELS) + 1, squeeze=False)
-        for axes, words in zip(grid[0], (*PANELS.values(), GAP), strict=True):
+        figure = Figure(figsize=(3 * len(panels) + 3, 2.7 * len(places) + 0.9), layout="constrained")
+        grid = figure.subplots(len(places), len(panels) + 1, squeeze=False)
+        for axes, words in zip(grid[0], (*panels.values(), GAP), strict=True):
             axes.set_title(words)
-        for line, value in zip(grid, values, strict=True):
-            row = _where_run(first_run(chosen.sel({rows: value}), "n", "dim"), along)
+        for line, place in zip(grid, places, strict=True):
+            row = _where_run(first_run(chosen.sel(place), "n", "dim"), along)
             own = [one for one in published_curves if _belongs(one, row, along)]
-            for axes, variable in zip(line, PANELS, strict=False):
+            for axes, variable in zip(line, panels, strict=False):
                 _errors(axes, row, along, variable, [one for one in own if one.variable == variable])
             _gaps(line[-1], row, along)
-            line[0].set_ylabel(f"{rows} = {value:g}" if isinstance(value, (int, float, np.number)) else str(value))
+            line[0].set_ylabel(", ".join(map(_named, place, place.values())))
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.suptitle(f"{title}\nlines: mean ± s.e. over trials; open markers: published", fontsize=11)
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
+
+
+def _named(name: str, value) -> str:
+    return f"{name} = {value:g}" if isinstance(value, (int, float, np.number)) else str(value)
 
 
 def _where_run(row: xr.Dataset, along: str) -> xr.Dataset:

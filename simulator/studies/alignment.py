@@ -21,6 +21,7 @@ from simulator.threats import L2
 class AlignmentSettings(TwoTasksSettings):
     """Axes task, defence, n, dim, epsilon, trial; `every` is also the distance of two points of the history."""
 
+    width: int = setting("hidden neurons", low=1)
     history_test: int = setting("test examples behind each point of the history", low=1)
     samples: int = setting("test examples whose alignments are kept one by one", low=1)
 
@@ -108,7 +109,7 @@ def cell(settings: AlignmentSettings) -> sweep.Cell:
 
     def prepare(coords, key):
         data_key, init_key, *_ = jr.split(key, 6)
-        return two_tasks.draw(settings, coords, data_key, init_key)
+        return two_tasks.draw(settings, coords, data_key, init_key, (settings.width,))
 
     def run(coords, key, problem):
         _, _, *keys, history_key = jr.split(key, 6)
@@ -213,5 +214,5 @@ STUDY = Study(
         _published("coap", "robust_error", {0: 0.85, 65: 0.45, 100: 0.47, 135: 0.37, 200: 0.45, 300: 0.45}),
     ),
     core=CATALOGUE["alignment"].core,
-    numbers=3,
+    numbers=4,
 )

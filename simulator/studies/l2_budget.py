@@ -24,6 +24,7 @@ NEAR = 0.05
 class L2BudgetSettings(TwoTasksSettings):
     """Axes task, defence, n, dim, epsilon, trial."""
 
+    width: int = setting("hidden neurons", low=1)
     counted_epsilon: tuple[float, ...] = setting("further radii of COAP on the linear data (unstable neurons)", low=0)
 
     def epsilon_of(self, task: str, defence: str) -> tuple[float, ...]:
@@ -82,7 +83,7 @@ def cell(settings: L2BudgetSettings) -> sweep.Cell:
 
     def prepare(coords, key):
         data_key, init_key, _ = jr.split(key, 3)
-        return two_tasks.draw(settings, coords, data_key, init_key)
+        return two_tasks.draw(settings, coords, data_key, init_key, (settings.width,))
 
     def run(coords, key, problem):
         *_, fit_key = jr.split(key, 3)
@@ -136,7 +137,7 @@ STUDY = Study(
     },
     grid=two_tasks.grid,
     cell=cell,
-    figure=partial(plots.errors, along="epsilon", rows="task", title="l2 balls: errors over the radius"),
+    figure=partial(plots.errors, along="epsilon", rows=("task",), title="l2 balls: errors over the radius"),
     verdict=verdict,
     notes=lambda settings: protocol.notes(settings, L2(1.0)),
     published=(
@@ -147,4 +148,5 @@ STUDY = Study(
         _unstable("spheres", 100, (0.489, 0.632, 0.748, 0.797)),
     ),
     core=CATALOGUE["l2-budget"].core,
+    numbers=2,
 )

@@ -233,5 +233,5 @@ STUDY = Study(
     notes=notes,
     exhibits=exhibits,
     core=CATALOGUE["picture"].core,
-    numbers=2,
+    numbers=3,
 )

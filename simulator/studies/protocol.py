@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import gcd
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import attacks, bounds, metrics, networks, span, train, trials
+from simulator.losses import Loss
 from simulator.networks import Network
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
@@ -25,7 +27,19 @@ PAIR = {"defence": ("coap", "adversarial")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol(Settings):
+class Evaluation(Settings):
+    """Settings of the final measurement."""
+
+    test: int = setting("test examples per trial, and validation examples", low=1)
+    attack_steps: int = setting("steps of each attack of the final evaluation", low=1)
+    attack_starts: int = setting("starts of each attack of the final evaluation", low=1)
+
+    def check(self) -> None:
+        check_test_size("test", self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Evaluation):
     """Settings of training, selection and measurement; subclasses add the axes of their data and threat."""
 
     defence: tuple[str, ...] = setting("ways to train", choices=DEFENCES)
@@ -36,13 +50,9 @@ class Protocol(Settings):
     batch: int = setting("examples per step; 0 is the full training set", low=0)
     every: int = setting("epochs between two counts of unstable neurons; divides epochs", low=1)
     n: tuple[int, ...] = setting("training examples", low=2)
-    width: int = setting("hidden neurons", low=1)
-    test: int = setting("test examples per trial, and validation examples", low=1)
-    attack_steps: int = setting("steps of each attack of the final evaluation", low=1)
-    attack_starts: int = setting("starts of each attack of the final evaluation", low=1)
 
     def check(self) -> None:
-        check_test_size("test", self.test)
+        super().check()
         if self.epochs % self.every:
             raise SettingsError(f"every is {self.every}, but must divide epochs = {self.epochs}")
         if self.batch > min(self.n):
@@ -90,7 +100,7 @@ def selected(
 
 
 def evaluated(
-    settings: Protocol, key: PRNGKeyArray, network: Network, problem: span.Problem, threat: Threat, samples: int = 0
+    settings: Evaluation, key: PRNGKeyArray, network: Network, problem: span.Problem, threat: Threat, samples: int = 0
 ) -> dict[str, Array]:
     """`metrics.evaluate` on fresh examples of the problem, by the attack of the final evaluation."""
 
@@ -102,12 +112,20 @@ def evaluated(
     return metrics.evaluate(key, network, problem.task, threat, strong, n=settings.test, samples=samples)
 
 
-def outcome(settings: Protocol, defence: str, key: PRNGKeyArray, problem: span.Problem, threat: Threat) -> dict:
-    """Train, select and measure: the variables of a cell."""
+def outcome(
+    settings: Protocol,
+    defence: str,
+    key: PRNGKeyArray,
+    problem: span.Problem,
+    threat: Threat,
+    also: Callable[[train.Fit], dict] = lambda fit: {},
+) -> dict:
+    """Train, select and measure: the variables of a cell, and what `also` makes of the selected fit."""
     keys = tuple(jr.split(key, 3))
-    fit, rate = selected(settings, defence, keys, problem, threat, _unstable(problem, threat))
+    fit, rate = selected(settings, defence, keys, problem, threat, neurons(problem, threat))
     return {
         **evaluated(settings, keys[2], fit.network, problem, threat),
+        **also(fit),
         # The published bars are sums over epochs.
         "unstable_epochs": settings.epochs * jnp.mean(fit.history["unstable"][1:]),
         "train_loss": fit.history["loss"][-1],
@@ -116,21 +134,41 @@ def outcome(settings: Protocol, defence: str, key: PRNGKeyArray, problem: span.P
     }
 
 
-def _unstable(problem: span.Problem, threat: Threat) -> Callable:
-    """What is recorded along training: the mean share of unstable neurons on the training set."""
+NEURONS = ("unstable", "dead")
+
+
+def neurons(problem: span.Problem, threat: Threat) -> Callable:
+    """What is recorded along training, of the training set and its perturbations: the mean share of `unstable` neurons
+    (l < 0 < u), and the share of `dead` ones, whose u is below 0 at every example."""
     signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
 
-    def share(network, x, s):
+    def measure(network):
         # Of a network with one hidden layer these bounds are exact, whatever the method.
-        return bounds.unstable_share(bounds.preactivations(network, threat.at(x, s), x, "coap"), x.dtype)
+        boxes = jax.vmap(lambda x, s: bounds.preactivations(network, threat.at(x, s), x, "coap"))(problem.x, signal)
+        unstable = jax.vmap(lambda box: bounds.unstable_share(box, problem.x.dtype))(boxes)
+        dead = jnp.concatenate([jnp.all(box.upper < 0, axis=0) for box in boxes])
+        return {"unstable": jnp.mean(unstable), "dead": jnp.mean(dead.astype(problem.x.dtype))}
 
-    return lambda network: {"unstable": jnp.mean(jax.vmap(lambda x, s: share(network, x, s))(problem.x, signal))}
+    return measure
 
 
-def notes(settings: Protocol, threat: Threat) -> dict[str, str]:
-    """How the numbers were obtained, for the provenance of a store; `threat` is one of the kind that is used."""
+def snapshots(problem: span.Problem, key: PRNGKeyArray, threat: Threat, loss: Loss, recipe: train.Recipe, epochs):
+    """One training of `recipe.epochs` epochs, seen after each of `epochs`: networks [epochs], losses [epochs], and
+    whether it diverged."""
+    every = gcd(*epochs, recipe.epochs)
+    signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
+    fit = problem.fit(
+        key, threat, loss, recipe, signal=signal, measure=lambda network: {"network": network}, every=every
+    )
+    records = jnp.array([epoch // every for epoch in epochs])
+    return jax.tree.map(lambda leaf: leaf[records], (fit.history["network"], fit.history["loss"])), fit.diverged
+
+
+def notes(settings: Protocol, threat: Threat, widths: tuple[int, ...] = (2,)) -> dict[str, str]:
+    """How the numbers were obtained, for the provenance of a store; `threat` is one of the kind that is used, and
+    `widths` are those of a network of that kind."""
     # What the attack is depends on the kind of network and threat alone, not on its numbers.
-    network = networks.mlp(jr.key(0), 1, (settings.width,))
+    network = networks.mlp(jr.key(0), 1, widths)
     final = attacks.describe(network, threat, steps=settings.attack_steps, count=settings.attack_starts)
     quick = "exact worst case" if attacks.has_exact(network, threat) else f"apgd-margin, {TRAINING_STEPS} steps"
     return {

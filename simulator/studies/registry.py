@@ -4,13 +4,37 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from simulator.studies import alignment, l2_budget, picture, signal_directed, spheres
+from simulator.studies import (
+    alignment,
+    deep,
+    dimension,
+    l2_budget,
+    optimisation,
+    picture,
+    selection,
+    signal_directed,
+    spheres,
+    threat_shape,
+    unstable,
+)
 from simulator.studies.settings import SettingsError
 from simulator.studies.study import SCALES, Study
 
 STUDIES: dict[str, Study] = {
     study.name: study
-    for study in (picture.STUDY, alignment.STUDY, signal_directed.STUDY, l2_budget.STUDY, *spheres.STUDIES)
+    for study in (
+        picture.STUDY,
+        alignment.STUDY,
+        signal_directed.STUDY,
+        l2_budget.STUDY,
+        *spheres.STUDIES,
+        unstable.STUDY,
+        dimension.STUDY,
+        threat_shape.STUDY,
+        optimisation.STUDY,
+        deep.STUDY,
+        selection.STUDY,
+    )
 }
 
 

@@ -1,10 +1,8 @@
 """Thesis figure 4.1: threats along the signal on linearly separable data, and the map of recipes around it."""
 
 from dataclasses import dataclass
-from math import gcd
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
@@ -12,6 +10,7 @@ import xarray as xr
 from simulator import attacks, metrics, networks, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
+from simulator.studies import protocol
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
@@ -137,8 +136,6 @@ def grid(settings: SignalDirectedSettings) -> sweep.Grid:
 
 def cell(settings: SignalDirectedSettings) -> sweep.Cell:
     """Train one network, in the span of what a trial draws, and measure it."""
-    every = gcd(*settings.epoch)
-    records = jnp.array([epoch // every for epoch in settings.epoch])
 
     def prepare(coords, key):
         data_key, init_key, *_ = jr.split(key, 4)
@@ -154,12 +151,11 @@ def cell(settings: SignalDirectedSettings) -> sweep.Cell:
             coords["learning_rate"], coords["momentum"], epochs=max(settings.epoch), batch=coords["batch"]
         )
         loss = loss_of(coords["defence"], attacks.exact)
-        fit = problem.fit(batch_key, threat, loss, recipe, measure=lambda net: {"network": net}, every=every)
-        networks_then = jax.tree.map(lambda leaf: leaf[records], fit.history["network"])
+        (then, losses), diverged = protocol.snapshots(problem, batch_key, threat, loss, recipe, settings.epoch)
         measured = jax.vmap(lambda net: metrics.evaluate(test_key, net, problem.task, threat, _exact, n=settings.test))(
-            networks_then
+            then
         )
-        return {**measured, "train_loss": fit.history["loss"][records], "diverged": fit.diverged}
+        return {**measured, "train_loss": losses, "diverged": diverged}
 
     return sweep.Staged(prepare, run)
 
@@ -238,5 +234,5 @@ STUDY = Study(
         _published("coap", "robust_error", (0.087, 0.165, 0.257, 0.347, 0.420, 0.473)),
     ),
     core=CATALOGUE["signal-directed"].core,
-    numbers=3,
+    numbers=4,
 )

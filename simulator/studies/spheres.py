@@ -1,7 +1,8 @@
 """Paper 2306.06995, synthetic part: concentric spheres in 10 dimensions, one axis at a time.
 
-Four studies of one form: `segments` (figure 2a), `budget` (3a), `margin` (4a) and `linf` (6).  The radii of the spheres
-are not published, only their difference: `inner` is an axis, and every claim has to hold for all of its values.
+Four studies of one form: `segments` (figure 2a), `budget` (3a), `margin` (4a) and `linf` (6); `unstable` has their
+neurons.  The radii of the spheres are not published, only their difference: `inner` is an axis, and every claim has to
+hold for all of its values.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
+from jaxtyping import PRNGKeyArray
 
 from simulator import metrics, networks, plots, span, sweep
 from simulator.catalogue import CATALOGUE
@@ -35,6 +37,7 @@ class SpheresSettings(Protocol):
     margin: tuple[float, ...] = setting("gamma: the difference of the radii", above=0)
     inner: tuple[float, ...] = setting("radius of the inner sphere (y = +1), which the paper does not state", above=0)
     dim: tuple[int, ...] = setting("dimension of the data", low=2)
+    width: int = setting("hidden neurons", low=1)
     k: tuple[int, ...] = setting("orthonormal segments of the threat; 0 for a ball", low=0)
 
     def check(self) -> None:
@@ -57,11 +60,9 @@ class Scene:
     smoke: dict[str, Any]
     title: str
     published: tuple[Published, ...] = field(default=())
-    aside: Callable[[sweep.Coords], bool] = lambda coords: False
-    """Which cells off the main line are run besides: published for other radii or margins than the errors."""
 
 
-_PAPER = {
+PROTOCOL: dict[str, Any] = {
     "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
     "learning_rates": (0.1, 0.01, 0.001),
     "selection": "validation",
@@ -80,8 +81,8 @@ _PAPER = {
     "k": (0,),
     "trials": 5,
 }
-_DEFAULT = {"test": 2000, "attack_steps": 20, "attack_starts": 2}
-_SMOKE = {
+DEFAULT: dict[str, Any] = {"test": 2000, "attack_steps": 20, "attack_starts": 2}
+SMOKE: dict[str, Any] = {
     "defence": ("adversarial", "coap"),
     "learning_rates": (0.1,),
     "epochs": 20,
@@ -93,31 +94,23 @@ _SMOKE = {
     "inner": (1.0,),
     "trials": 2,
 }
-_LEAVES = ("inner", "margin", "k", "epsilon")
+STATIC = ("defence", "n", "dim")
+LEAVES = ("inner", "margin", "k", "epsilon")
 
 
-def grid(scene: Scene, settings: SpheresSettings) -> sweep.Grid:
-    """The axes of the study: the main line is at the last value of every axis but its own."""
-    static = ("defence", "n", "dim")
-    last = {name: getattr(settings, name)[-1] for name in ("margin", "k", "epsilon") if name != scene.axis}
-
-    def wanted(coords: sweep.Coords) -> bool:
-        return scene.aside(coords) or all(coords[name] == value for name, value in last.items())
-
-    axes = {name: getattr(settings, name) for name in (*static, *_LEAVES)}
-    return sweep.Grid(axes, settings.trials, static, wanted=wanted)
+def grid(settings: SpheresSettings) -> sweep.Grid:
+    """The axes of the study."""
+    axes = {name: getattr(settings, name) for name in (*STATIC, *LEAVES)}
+    return sweep.Grid(axes, settings.trials, STATIC)
 
 
 def cell(scene: Scene, settings: SpheresSettings) -> sweep.Cell:
     """Train one network and measure it."""
 
     def run(coords, key):
-        data_key, init_key, set_key, fit_key = jr.split(key, 4)
-        task = ConcentricSpheres(coords["dim"], coords["inner"], coords["inner"] + coords["margin"])
-        x, y = task.sample(data_key, coords["n"])
-        problem = span.problem(task, networks.mlp(init_key, task.dim, (settings.width,)), x, y)
+        problem, set_key, fit_key = draw(settings.width, coords, key)
         threat = scene.threat(settings, coords, set_key)
-        signal = jax.vmap(task.signal)(x, y)
+        signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
         return {
             **protocol.outcome(settings, coords["defence"], fit_key, problem, threat),
             "set_alignment": jnp.mean(jax.vmap(lambda s: _reach(threat, s))(signal)),
@@ -126,23 +119,30 @@ def cell(scene: Scene, settings: SpheresSettings) -> sweep.Cell:
     return run
 
 
+def draw(width: int, coords: sweep.Coords, key: PRNGKeyArray) -> tuple[span.Problem, PRNGKeyArray, PRNGKeyArray]:
+    """What a trial draws: data and network; and the keys of the set and of what comes after."""
+    data_key, init_key, set_key, fit_key = jr.split(key, 4)
+    task = ConcentricSpheres(coords["dim"], coords["inner"], coords["inner"] + coords["margin"])
+    network = networks.mlp(init_key, task.dim, (width,))
+    return span.problem(task, network, *task.sample(data_key, coords["n"])), set_key, fit_key
+
+
 def _reach(threat: Threat, signal: jax.Array) -> jax.Array:
     """sup over the set of <s, delta> / (|s| |delta|), the paper's alignment of a threat: 1 for a ball of any norm."""
     return metrics.cosine(signal, threat.worst(signal))[0] if isinstance(threat, Segments) else jnp.ones(())
 
 
-def segments(settings: SpheresSettings, coords: sweep.Coords, key: jax.Array) -> Threat:
-    """The first k of the random orthonormal segments of a trial; the others are shrunk to the point 0."""
-    directions = Segments.random(key, coords["dim"], max(settings.k), coords["epsilon"]).directions
-    kept = jnp.arange(max(settings.k)) < coords["k"]
-    return Segments(coords["epsilon"], jnp.where(kept[:, None], directions, 0))
+def segments(key: PRNGKeyArray, coords: sweep.Coords, most: int) -> Segments:
+    """The first k of the `most` random orthonormal segments of a trial; the others are shrunk to the point 0."""
+    directions = Segments.random(key, coords["dim"], most, coords["epsilon"]).directions
+    return Segments(coords["epsilon"], jnp.where((jnp.arange(most) < coords["k"])[:, None], directions, 0))
 
 
 Rows = dict[tuple[str, str], tuple[float, ...]]
 """(variable, defence) -> published values, one for each position."""
 
 
-def _published(figure: str, along: str, positions: tuple[float, ...], rows: Rows, **at) -> tuple[Published, ...]:
+def published(figure: str, along: str, positions: tuple[float, ...], rows: Rows, **at) -> tuple[Published, ...]:
     """The curves of a published figure, each to be compared with every one of our inner radii."""
     source = f"{PAPER}, Fig {figure} (digitised, about 0.002; its inner radius is not stated)"
     return tuple(
@@ -159,10 +159,7 @@ def _published(figure: str, along: str, positions: tuple[float, ...], rows: Rows
 
 
 _K = tuple(range(1, 11))
-_LINF = tuple(round(value / 10**0.5, 6) for value in (1.0, 2.0, 2.5, 3.0))
-
-_SHOWN = ("adversarial", "coap")
-"""The defences the paper shows."""
+LINF = tuple(round(value / 10**0.5, 6) for value in (1.0, 2.0, 2.5, 3.0))
 
 _FIG_2A: Rows = {
     ("standard_error", "coap"): (0, 0.001, 0.001, 0.005, 0.009, 0.017, 0.026, 0.065, 0.104, 0.223),
@@ -181,84 +178,66 @@ _FIG_6B: Rows = {
     ("robust_error", "coap"): (0, 0.017, 0.082),
     ("robust_error", "adversarial"): (0, 0, 0),
 }
-_MARGINS = (30.0, 24.0, 20.0)
-
-
-def _counted(*values: float) -> Rows:
-    """Published sums over epochs of COAP's unstable neurons."""
-    return {("unstable_epochs", "coap"): values}
+MARGINS = (30.0, 24.0, 20.0)
 
 
 SCENES = (
     Scene(
         name="segments",
         axis="k",
-        threat=segments,
-        values={"epsilon": (3.0, 5.0), "k": _K},
+        threat=lambda settings, coords, key: segments(key, coords, max(settings.k)),
+        values={"epsilon": (5.0,), "k": _K},
         smoke={"epsilon": (5.0,), "k": (1, 10)},
         title="k random orthonormal segments of length ε = 5 on both sides",
-        aside=lambda coords: coords["epsilon"] == 3.0 and coords["k"] in (1, 3, 5, 10) and coords["defence"] in _SHOWN,
-        published=(
-            *_published("2a", "k", _K, _FIG_2A, margin=20.0, epsilon=5.0),
-            *_published("5b", "k", (1, 3, 5, 10), _counted(16.4, 31.0, 35.6, 38.1), margin=20.0, epsilon=3.0),
-        ),
+        published=published("2a", "k", _K, _FIG_2A, margin=20.0, epsilon=5.0),
     ),
     Scene(
         name="budget",
         axis="epsilon",
         threat=lambda settings, coords, key: L2(coords["epsilon"]),
-        values={"epsilon": (1.0, 2.0, 2.25, 2.5, 3.0, 4.0)},
+        values={"epsilon": (1.0, 2.0, 3.0, 4.0)},
         smoke={"epsilon": (1.0, 4.0)},
         title="l2 ball",
-        published=_published(
-            "5d", "epsilon", (2.0, 2.25, 2.5, 3.0), _counted(36.7, 37.9, 39.1, 41.4), margin=20.0, k=0
-        ),
     ),
     Scene(
         name="margin",
         axis="margin",
         threat=lambda settings, coords, key: L2(coords["epsilon"]),
-        values={"epsilon": (3.0, 4.0), "margin": _MARGINS},
+        values={"epsilon": (4.0,), "margin": MARGINS},
         smoke={"epsilon": (4.0,), "margin": (30.0, 20.0)},
         title="l2 ball of radius 4, from a large margin to a small one",
-        # The paper does not say the radius of figure 5f.  Its bars are those of figure 5d where radius / margin is the
-        # same as with radius 3: it is taken to be 3.
-        aside=lambda coords: coords["epsilon"] == 3.0 and coords["defence"] in _SHOWN,
-        published=_published("5f", "margin", _MARGINS, _counted(36.7, 39.2, 41.4), epsilon=3.0, k=0),
     ),
     Scene(
         name="linf",
         axis="epsilon",
         threat=lambda settings, coords, key: LInf(coords["epsilon"]),
-        values={"epsilon": _LINF, "margin": _MARGINS},
-        smoke={"epsilon": (_LINF[0], _LINF[-1])},
+        values={"epsilon": LINF, "margin": MARGINS},
+        smoke={"epsilon": (LINF[0], LINF[-1]), "margin": (20.0,)},
         title="l∞ ball, margin 20",
-        aside=lambda coords: coords["epsilon"] == _LINF[2] and coords["defence"] in _SHOWN,
         published=(
-            *_published("6a", "epsilon", _LINF, _FIG_6A, margin=20.0, k=0),
-            *_published("7a", "epsilon", _LINF, _counted(56, 69, 73, 77), margin=20.0, k=0),
-            *_published("6b", "margin", _MARGINS, _FIG_6B, epsilon=_LINF[2], k=0),
-            *_published("7b", "margin", _MARGINS, _counted(69, 74, 77), epsilon=_LINF[2], k=0),
+            *published("6a", "epsilon", LINF, _FIG_6A, margin=20.0, k=0),
+            *published("6b", "margin", MARGINS, _FIG_6B, epsilon=LINF[2], k=0),
         ),
     ),
 )
 
 
 def _study(scene: Scene) -> Study:
-    scales = ({**_PAPER, **_DEFAULT, **_SMOKE}, {**_PAPER, **_DEFAULT}, _PAPER)
+    scales = ({**PROTOCOL, **DEFAULT, **SMOKE}, {**PROTOCOL, **DEFAULT}, PROTOCOL)
     settings = [SpheresSettings(**{**scale, **scene.values}) for scale in scales]
     smoke = SpheresSettings(**{**scales[0], **scene.values, **scene.smoke})
     return Study(
         name=scene.name,
         claim=CATALOGUE[scene.name].claim,
         scales=dict(zip(SCALES, (smoke, *settings[1:]), strict=True)),
-        grid=partial(grid, scene),
+        grid=grid,
         cell=partial(cell, scene),
-        figure=partial(plots.errors, along=scene.axis, rows="inner", title=f"Spheres, {scene.title}"),
+        figure=partial(plots.errors, along=scene.axis, rows=("inner",), title=f"Spheres, {scene.title}"),
         verdict=lambda result: protocol.gap_grows(_main(scene, result), scene.axis, "inner"),
         notes=lambda chosen: protocol.notes(chosen, _kind(scene, chosen)),
         published=scene.published,
         core=CATALOGUE[scene.name].core,
+        numbers=2,
     )
 
 

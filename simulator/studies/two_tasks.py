@@ -1,8 +1,9 @@
 """Both tasks with a known signal, each with radii and dimensions of its own: what `alignment` and `l2-budget` share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import networks, span, sweep
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
@@ -49,29 +50,48 @@ class TwoTasksSettings(Protocol):
         return LinearlySeparable(dim, self.margin, self.noise)
 
 
-def grid(settings: TwoTasksSettings, **trailing) -> sweep.Grid:
-    """The axes and which of their cells belong together; `trailing` names the dimensions of array-valued variables."""
+def grid(
+    settings: TwoTasksSettings,
+    *further: str,
+    wanted: Callable[[sweep.Coords], bool] = lambda cell: True,
+    **trailing,
+) -> sweep.Grid:
+    """The axes and which of their cells belong together.
+
+    `further` are settings that are static axes too; `wanted` leaves further cells out; `trailing` names the dimensions
+    of array-valued variables.
+    """
     dim = sorted({value for task in settings.task for value in settings.dim_of(task)})
     epsilon = sorted(
         {value for task in settings.task for name in settings.defence for value in settings.epsilon_of(task, name)}
     )
-    axes = {"task": settings.task, "defence": settings.defence, "n": settings.n, "dim": dim, "epsilon": epsilon}
+    own = {name: getattr(settings, name) for name in further}
+    axes = {"task": settings.task, **own, "defence": settings.defence, "n": settings.n, "dim": dim, "epsilon": epsilon}
     return sweep.Grid(
         axes,
         settings.trials,
-        static=("task", "defence", "n", "dim"),
+        static=("task", *further, "defence", "n", "dim"),
         wanted=lambda cell: (
             cell["epsilon"] in settings.epsilon_of(cell["task"], cell["defence"])
             and cell["dim"] in settings.dim_of(cell["task"])
+            and wanted(cell)
         ),
         **trailing,
     )
 
 
 def draw(
-    settings: TwoTasksSettings, coords: sweep.Coords, data_key: PRNGKeyArray, init_key: PRNGKeyArray
+    settings: TwoTasksSettings,
+    coords: sweep.Coords,
+    data_key: PRNGKeyArray,
+    init_key: PRNGKeyArray,
+    widths: tuple[int, ...],
+    directions: Float[Array, "k d"] | None = None,
 ) -> span.Problem:
-    """The data and the initial network of a trial, in the span of what was drawn where that has fewer coordinates."""
+    """The data and the initial network of a trial, in the span of what was drawn where that has fewer coordinates.
+
+    `widths` are those of the hidden layers; `directions` are the threat's own.
+    """
     task = settings.task_of(coords["task"], coords["dim"])
-    network = networks.mlp(init_key, task.dim, (settings.width,))
-    return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+    network = networks.mlp(init_key, task.dim, widths)
+    return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"]), directions))
