@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from simulator import plots, studies
+from simulator.studies import selection
 
 DEFENCES = ("standard", "adversarial", "coap")
 EPOCHS = (0, 5, 10)
@@ -74,6 +75,46 @@ def segments_result(defences=DEFENCES, inners=(1.0, 5.0), epsilons=(3.0, 5.0), t
     return filled(axes, {}, dict.fromkeys(ERRORS, ()), ok=ok)
 
 
+def unstable_result(defences=DEFENCES, figures=("5b", "7a"), epsilons=(3.0, 5.0), trials=3, ok=0.8):
+    axes = {"figure": figures, "defence": defences, "n": (500,), "dim": (10,), "inner": (1.0, 5.0), "margin": (20.0,)}
+    axes |= {"k": (1, 10), "epsilon": epsilons, "trial": range(trials)}
+    variables = {"unstable_epochs": (), "unstable_history": ("epoch",), "dead_history": ("epoch",)}
+    return filled(axes, {"epoch": EPOCHS}, variables, ok=ok)
+
+
+def dimension_result(defences=DEFENCES, ns=(20, 50), epsilons=(3.0, 5.0), trials=3, ok=0.8):
+    axes = {"threat": ("ball", "signal"), "defence": defences, "n": ns, "dim": (10, 100, 1000), "epsilon": epsilons}
+    alignments = ("alignment_attack", "alignment_dual", "alignment_layer")
+    return filled(axes | {"trial": range(trials)}, {}, dict.fromkeys(("robust_error", *alignments), ()), ok=ok)
+
+
+def threat_shape_result(shapes=("signal", "orthogonal"), **changes):
+    parts = [l2_budget_result(**changes).expand_dims(shape=np.array([name], object)) for name in shapes]
+    return xr.concat(parts, "shape")
+
+
+def optimisation_result(defences=DEFENCES, problems=("spheres", "linear"), epsilons=None, trials=3, ok=0.8):
+    del epsilons
+    axes = {"problem": problems, "defence": defences, "width": (100, 10), "batch": (0, 10), "epsilon": (1.0, 4.5)}
+    axes |= {"learning_rate": (0.1, 0.01), "momentum": (0.95, 0.0), "init_scale": (1.0, 0.1), "trial": range(trials)}
+    variables = {"standard_error": ("epoch",), "robust_error": ("epoch",)}
+    return filled(axes, {"epoch": (50, 150, 500)}, variables, ok=ok)
+
+
+def selection_result(**changes):
+    result = l2_budget_result(**changes)
+    rng, dims = np.random.default_rng(2), (*result["status"].dims, "learning_rate")
+    names = {name for rule in selection.RULES.values() for name in rule}
+    values = {name: (dims, rng.random((*result["status"].shape, 3))) for name in sorted(names)}
+    return xr.Dataset({"status": result["status"], **values}, {**result.coords, "learning_rate": [0.1, 0.01, 0.001]})
+
+
+def deep_result(defences=DEFENCES, depths=(1, 2), epsilons=(0.3, 1.0), trials=3, ok=0.8):
+    axes = {"task": ("spheres",), "depth": depths, "width": (10, 100), "defence": defences, "n": (50,), "dim": (100,)}
+    names = (*ERRORS, "looseness")
+    return filled(axes | {"epsilon": epsilons, "trial": range(trials)}, {}, dict.fromkeys(names, ()), ok=ok)
+
+
 def exhibits(tasks):
     rng = np.random.default_rng(1)
     image = {"image": (("row", "column"), rng.random((28, 28))), "image_label": ((), 1)}
@@ -96,6 +137,12 @@ SMALL = {
     "signal-directed": {"ns": (50,)},
     "l2-budget": {"tasks": ("linear",)},
     "segments": {"inners": (1.0,)},
+    "unstable": {"figures": ("5b",)},
+    "dimension": {"ns": (20,)},
+    "threat-shape": {"shapes": ("signal",)},
+    "optimisation": {"problems": ("spheres",)},
+    "selection": {"tasks": ("linear",)},
+    "deep": {"depths": (1, 2)},
 }
 RESULTS = {
     "alignment": alignment_result,
@@ -103,6 +150,12 @@ RESULTS = {
     "picture": picture_result,
     "l2-budget": l2_budget_result,
     "segments": segments_result,
+    "unstable": unstable_result,
+    "dimension": dimension_result,
+    "threat-shape": threat_shape_result,
+    "optimisation": optimisation_result,
+    "selection": selection_result,
+    "deep": deep_result,
 }
 CHANGES = {
     "everything ok": {"ok": 1},

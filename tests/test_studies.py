@@ -261,9 +261,10 @@ def test_comparison_and_summary(finished):
         assert 0 <= row.measured <= 1
         assert row.trials == result["trial"].size
     summary = studies.summary(result)
-    # A row per combination of the axes at which any trial was run, and per epoch where errors have that axis.
+    # A row per combination of the axes at which any trial was run, and per value of what the errors have besides.
     run = int((result["status"] != "not_run").any("trial").sum())
-    assert len(summary) == run * (result["epoch"].size if "epoch" in result["robust_error"].dims else 1)
+    further = set(result["robust_error"].dims) - set(result["status"].dims)
+    assert len(summary) == run * int(np.prod([result[name].size for name in further]))
     assert {"robust_error", "robust_error_sem", "trials"} <= set(summary.columns)
     assert not summary["robust_error"].isna().any()
 

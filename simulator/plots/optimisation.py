@@ -91,6 +91,8 @@ def _over_epochs(axes: Axes, part: xr.Dataset, stop: float) -> None:
         )
     axes.axvline(stop, color="k", linewidth=0.6, linestyle=":")
     axes.set_xscale("log")
+    axes.set_xticks(part["epoch"].values, [f"{epoch:g}" for epoch in part["epoch"].values])
+    axes.set_xticks([], minor=True)
     _zero(axes)
 
 

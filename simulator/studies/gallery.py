@@ -97,11 +97,12 @@ def _where(curve: Published, value: float) -> str:
 
 
 def summary(result: xr.Dataset) -> pd.DataFrame:
-    """Mean and standard error over trials of every scalar variable, one row per cell of the grid."""
+    """Mean and standard error over trials of every variable, one row per cell of the grid (and per epoch, or learning
+    rate, where the errors have that dimension)."""
     axes = [name for name in result["status"].dims if name != "trial"]
     columns: dict[str, xr.DataArray] = {}
     for name, variable in result.data_vars.items():
-        extra = [dim for dim in variable.dims if dim not in (*axes, "trial", "epoch")]
+        extra = set(variable.dims) - set(result["robust_error"].dims)
         if "trial" not in variable.dims or name == "status" or extra or str(name).endswith(("_history", "_se_test")):
             continue
         columns[str(name)], columns[f"{name}_sem"], _ = trials.over_trials(result, str(name))

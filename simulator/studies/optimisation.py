@@ -45,10 +45,7 @@ class Published:
 PROBLEMS = {
     "spheres": Published(lambda: ConcentricSpheres(100, 1.0, 12.0), 50, 1.0, lambda radius, problem: L2(radius)),
     "linear": Published(
-        lambda: LinearlySeparable(1000, 6.0, 1.0),
-        50,
-        4.5,
-        lambda radius, problem: SignalDirected(radius, problem.task.signal(problem.x[0], problem.y[0])),
+        lambda: LinearlySeparable(1000, 6.0, 1.0), 50, 4.5, lambda radius, problem: SignalDirected(radius)
     ),
     "segments": Published(
         lambda: ConcentricSpheres(10, 10.0, 30.0),

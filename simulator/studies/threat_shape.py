@@ -110,12 +110,9 @@ def cell(settings: ThreatShapeSettings) -> sweep.Cell:
 
 def shaped(shape: str, radius: jax.Array | float, problem: span.Problem) -> Threat:
     """The set of a shape; those tied to the signal take each example's own (`Threat.at`)."""
-    if shape == "ball":
-        return L2(radius)
     if shape == "segments":
         return Segments(radius, problem.directions)
-    kind = SignalDirected if shape == "signal" else Orthogonal
-    return kind(radius, problem.task.signal(problem.x[0], problem.y[0]))
+    return {"ball": L2, "signal": SignalDirected, "orthogonal": Orthogonal}[shape](radius)
 
 
 def verdict(result: xr.Dataset) -> Verdict:
