@@ -241,7 +241,7 @@ def show(path: Path, /, *, csv: Annotated[bool, Parameter(negative="")] = False)
 
 @app.command
 def reproduce(
-    *,
+    *names: str,
     scale: Scale = "default",
     everything: Annotated[bool, Parameter(name="--all", negative="")] = False,
     out: Path = Path("results"),
@@ -249,7 +249,7 @@ def reproduce(
     seed: int = 0,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Run the core studies (or all), draw their figures, and compare with the published values.
+    """Run the core studies (or all, or those named), draw their figures, and compare with the published values.
 
     Parameters
     ----------
@@ -257,7 +257,8 @@ def reproduce(
         Run all studies, not only the core ones.
     """
     store.check_folder(figures)
-    chosen = [study for study in studies.STUDIES.values() if study.core or everything]
+    known = studies.STUDIES.values()
+    chosen = [studies.find(name) for name in names] or [study for study in known if study.core or everything]
     for study in chosen:
         with console_report() as report:
             settings = study.scales[scale]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simulator.attacks.attack import Attack, each_piece, weakest
+from simulator.attacks.attack import Attack, weakest
 from simulator.networks import Affine, Network, ReLU, contrast, margins, others
 from simulator.threats import Segments, SignalDirected, Threat
 
@@ -44,13 +44,30 @@ def exact(network: Network, threat: Threat, x: Float[Array, " d"], label: Int[Ar
     if len(network.layers) == 1:
         rows = contrast(network, label, others(network, label)) @ network.last.weight
         candidates = jax.vmap(threat.worst)(-rows)
-    elif isinstance(threat, (SignalDirected, Segments)):
-        return each_piece(threat, lambda segment: _along_segment(network, segment, x, label))
+    elif isinstance(threat, SignalDirected):
+        return _along_segment(network, threat, x, label)
+    elif isinstance(threat, Segments):
+        return weakest(jax.lax.map(lambda segment: _along_any(network, segment, x, label), threat.pieces()))
     else:
         theta = network.layers[0].weight[0]
         # The margin is monotone in the pre-activation: its minimum is at one end of the interval it covers.
         candidates = jnp.stack([threat.worst(theta), threat.worst(-theta)])
     return weakest(jax.vmap(lambda delta: Attack(delta, jnp.min(margins(network, x + delta, label))))(candidates))
+
+
+def _along_any(network: Network, segment: SignalDirected, x: Float[Array, " d"], label: Int[Array, ""]) -> Attack:
+    """`_along_segment`, without the search where the segment is a point."""
+
+    def search(piece):
+        return _along_segment(network, piece, x, label)
+
+    def stay(piece):
+        del piece
+        return Attack(jnp.zeros_like(x), jnp.min(margins(network, x, label)))
+
+    # The segments are those of all examples, so that this is a branch, not a choice between two results.
+    direction, _ = segment.along(x)
+    return jax.lax.cond(jnp.any(direction != 0), search, stay, segment)
 
 
 def _along_segment(network: Network, segment: Any, x: Float[Array, " d"], label: Int[Array, ""]) -> Attack:

@@ -17,18 +17,66 @@ DATA = "data"
 
 
 def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Path, known: Sequence[Study] = ()) -> None:
-    """Write each study's figure as SVG and PNG, its result as one file, and `README.md`, the index.
+    """Write each study's figure as SVG and PNG, its result as one file, and the tables made from all results.
 
-    The index also lists those of the `known` studies whose results lie in the folder since an earlier run.
+    These are `README.md`, the index, and `published.md`, every published value beside ours.  They also list those of
+    the `known` studies whose results lie in the folder since an earlier run.
     """
     kept = {study.name: store.archive_of(folder / DATA, study.name) for study in (*known, *chosen)}
     for study in chosen:
         result = results[study.name]
         store.archive(result, kept[study.name])
         plots.save(study.figure(result, study.published), folder / study.name, about(study, result))
-    entries = [_entry(study, store.read(kept[study.name])) for study in known or chosen if kept[study.name].exists()]
-    text = "# Gallery\n\nWritten by `simulator reproduce`; every verdict is computed from the data of its run.\n\n"
-    (folder / "README.md").write_text(text + "\n".join(entries))
+    there = {study: store.read(kept[study.name]) for study in known or chosen if kept[study.name].exists()}
+    (folder / "README.md").write_text(_INDEX + "\n".join(_entry(*one) for one in there.items()))
+    tables = [_against_published(study, comparison(study, result), result) for study, result in there.items()]
+    (folder / "published.md").write_text(_PUBLISHED + "\n".join(text for text in tables if text))
+
+
+_INDEX = """# Gallery
+
+Written by `simulator reproduce`; every verdict is computed from the data of its run. Every published value stands
+beside ours in [published.md](published.md).
+
+"""
+_PUBLISHED = """# Published values beside ours
+
+Written by `simulator reproduce`. Measured: mean ± standard error over trials; last column: the difference in standard
+errors, **bold** beyond 2 (and beyond the 0.002 to which figures could be digitised).
+
+"""
+READ_TO = 0.002
+"""How exactly published errors could be read off their figures."""
+
+
+def _against_published(study: Study, table: pd.DataFrame, result: xr.Dataset) -> str:
+    """The published values of one study as a table, how many agree, and the remarks; "" if it has none."""
+    if table.empty:
+        return ""
+    rows, apart = [], 0
+    for row in table.itertuples():
+        away = abs(row.difference) / row.sem if row.sem > 0 else np.inf * abs(row.difference)
+        beyond = away > 2 and abs(row.difference) > READ_TO
+        apart += beyond
+        words = f"{row.difference / row.sem:+.1f}" if row.sem > 0 else "-"
+        numbers = f"{row.measured:.3f} ± {row.sem:.3f} | {row.published:.3f} | {row.difference:+.3f}"
+        rows.append(
+            f"| {row.variable} | {row.defence} | {row.where} | {numbers} | {f'**{words}**' if beyond else words} |"
+        )
+    lines = [
+        f"## {study.name}",
+        "",
+        f"Scale {result.attrs['scale']}, {result['trial'].size} trials; {apart} of {len(rows)} values differ. "
+        f"Source: {'; '.join(dict.fromkeys(table['source']))}.",
+        "",
+        *(f"- {remark}" for remark in study.remarks),
+        *([""] if study.remarks else []),
+        "| variable | defence | where | measured | published | difference | in s.e. |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def about(study: Study, result: xr.Dataset) -> str:
