@@ -1,8 +1,10 @@
 """The committed gallery: every figure, verdict and number of it comes from the data that lie beside it."""
 
+import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -10,54 +12,97 @@ from simulator import store, studies
 from simulator.studies import STUDIES
 
 FIGURES = Path(__file__).parent.parent / "figures"
-KEPT = sorted(file.name.removesuffix(".zarr.zip") for file in (FIGURES / "data").glob("*.zarr.zip"))
+GALLERIES = {"default": FIGURES, "paper": FIGURES / "paper"}
+"""Scale -> the folder of its figures, tables and data."""
 
 
-@pytest.fixture(scope="module", params=KEPT)
+def names(scale):
+    return [name for name in STUDIES if store.archive_of(GALLERIES[scale] / "data", name).exists()]
+
+
+KEPT = [(scale, name) for scale in GALLERIES for name in names(scale)]
+
+
+@pytest.fixture(scope="module", params=KEPT, ids="-".join)
 def kept(request):
-    """(study, its committed result)."""
-    return STUDIES[request.param], store.read(store.archive_of(FIGURES / "data", request.param))
+    """(scale, study, its committed result)."""
+    scale, name = request.param
+    return scale, STUDIES[name], store.read(store.archive_of(GALLERIES[scale] / "data", name))
 
 
-def test_every_core_study_is_kept():
-    assert {name for name, study in STUDIES.items() if study.core} <= set(KEPT)
+def test_every_study_is_kept_and_those_of_the_papers_at_their_scale():
+    assert names("default") == list(STUDIES)
+    assert {"l2-budget", "segments", "budget", "margin"} <= set(names("paper"))
 
 
 def test_figures_were_drawn_from_the_data_beside_them(kept):
-    study, result = kept
+    scale, study, result = kept
     wanted = studies.about(study, result)
-    assert wanted in (FIGURES / f"{study.name}.svg").read_text()
-    assert wanted.encode() in (FIGURES / f"{study.name}.png").read_bytes()
+    assert wanted in (GALLERIES[scale] / f"{study.name}.svg").read_text()
+    assert wanted.encode() in (GALLERIES[scale] / f"{study.name}.png").read_bytes()
 
 
 def test_figures_can_be_drawn_again_from_the_data(kept):
-    study, result = kept
+    _, study, result = kept
     study.figure(result, study.published).draw_without_rendering()
 
 
 def test_data_are_those_of_the_scale_they_say(kept):
-    study, result = kept
+    scale, study, result = kept
     assert result.attrs["complete"] is True
     assert result.attrs["numbers"] == study.numbers
-    assert result.attrs["scale"] == "default"
-    path = store.archive_of(FIGURES / "data", study.name)
-    expected = store.provenance(study.name, study.scales["default"].as_dict(), 0, study.numbers, "float32")
+    assert result.attrs["scale"] == scale
+    path = store.archive_of(GALLERIES[scale] / "data", study.name)
+    expected = store.provenance(study.name, study.scales[scale].as_dict(), 0, study.numbers, "float32")
     assert {name: result.attrs[name] for name in store.IDENTITY} == {name: expected[name] for name in store.IDENTITY}
     assert path.stat().st_size < 5e6
 
 
-def test_index_says_what_the_data_say(kept):
-    study, result = kept
-    index = (FIGURES / "README.md").read_text()
-    section = index.partition(f"## {study.name}\n")[2].partition("\n## ")[0]
-    assert f"- Claim: {study.claim}\n" in section
-    assert f"- Verdict: **{study.verdict(result)}**\n" in section
+@pytest.mark.parametrize("scale", GALLERIES)
+def test_tables_say_what_the_data_say(scale):
+    folder = GALLERIES[scale]
+    there = [(STUDIES[name], store.read(store.archive_of(folder / "data", name))) for name in names(scale)]
+    assert (folder / "README.md").read_text() == studies.index_text(there)
+    assert (folder / "published.md").read_text() == studies.published_text(there)
 
 
-def test_index_lists_what_is_kept_and_nothing_else():
-    assert re.findall(r"^## (.*)$", (FIGURES / "README.md").read_text(), re.MULTILINE) == [
-        name for name in STUDIES if name in KEPT
-    ]
+def test_provenance_is_of_a_commit(kept):
+    _, _, result = kept
+    assert re.fullmatch("[0-9a-f]{7,40}", result.attrs["commit"])
+
+
+# ---- the comparison with published values ----
+
+
+def toy(measured, published):
+    """A study of one published curve, and two trials of a result around `measured`."""
+    curve = studies.Published("robust_error", {"defence": "coap"}, "epsilon", {1.0: published}, "Somebody, Fig 1")
+    base = STUDIES["budget"]
+    study = dataclasses.replace(base, name="toy", published=(curve,), remarks=("They rounded.",))
+    values = [[[measured - 0.01, measured + 0.01]]]
+    result = xr.Dataset(
+        {
+            "robust_error": (("defence", "epsilon", "trial"), values),
+            "status": (("defence", "epsilon", "trial"), np.full((1, 1, 2), "ok", object)),
+        },
+        {"defence": np.array(["coap"], object), "epsilon": [1.0], "trial": [0, 1]},
+        {"scale": "paper"},
+    )
+    return study, result
+
+
+@pytest.mark.parametrize(("published", "words"), [(0.315, "-1.5"), (0.275, "**+2.5**"), (0.3, "+0.0")])
+def test_differences_beyond_two_standard_errors_are_bold(published, words):
+    text = studies.published_text([toy(0.3, published)])
+    # The standard error of two trials 0.02 apart is 0.01.
+    assert f"| 0.300 ± 0.010 | {published:.3f} | {0.3 - published:+.3f} | {words} |" in text
+    assert f"{int('*' in words)} of 1 values differ" in text
+    assert "- They rounded." in text
+
+
+def test_a_study_without_published_values_has_no_table():
+    study, result = toy(0.3, 0.3)
+    assert "toy" not in studies.published_text([(dataclasses.replace(study, published=()), result)])
 
 
 # ---- archives ----

@@ -27,10 +27,23 @@ def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Pat
         result = results[study.name]
         store.archive(result, kept[study.name])
         plots.save(study.figure(result, study.published), folder / study.name, about(study, result))
-    there = {study: store.read(kept[study.name]) for study in known or chosen if kept[study.name].exists()}
-    (folder / "README.md").write_text(_INDEX + "\n".join(_entry(*one) for one in there.items()))
-    tables = [_against_published(study, comparison(study, result), result) for study, result in there.items()]
-    (folder / "published.md").write_text(_PUBLISHED + "\n".join(text for text in tables if text))
+    there = [(study, store.read(kept[study.name])) for study in known or chosen if kept[study.name].exists()]
+    (folder / "README.md").write_text(index_text(there))
+    (folder / "published.md").write_text(published_text(there))
+
+
+Results = Sequence[tuple[Study, xr.Dataset]]
+
+
+def index_text(results: Results) -> str:
+    """The text of the gallery's index."""
+    return _INDEX + "\n".join(_entry(*one) for one in results)
+
+
+def published_text(results: Results) -> str:
+    """The text in which every published value stands beside ours."""
+    tables = [_against_published(study, comparison(study, result), result) for study, result in results]
+    return _PUBLISHED + "\n".join(text for text in tables if text)
 
 
 _INDEX = """# Gallery
