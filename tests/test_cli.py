@@ -303,12 +303,21 @@ def test_reproduce(simulator, folder, monkeypatch):
     assert files(folder) == before
 
 
+def test_reproduce_of_named_studies(simulator, folder):
+    code, printed, said = simulator("reproduce mine.py:STUDY --scale smoke --seed 3")
+    assert code == 0, said
+    assert "all complete: 1 studies" in printed
+    assert "## toy" in (folder / "figures" / "README.md").read_text()
+    assert "| robust_error | coap | " in (folder / "figures" / "published.md").read_text()
+
+
 # ---- everything that can be wrong ----
 
 BAD = {
     "unknown command": ("rum", "rum"),
     "unknown option of list": ("list --all", "--all"),
     "unknown study": ("run pictur", "there is no study 'pictur'; the studies are picture, alignment"),
+    "unknown study to reproduce": ("reproduce alignment pictur", "there is no study 'pictur'"),
     "unknown study to plot": ("plot pictur", "there is no study 'pictur'"),
     "study is a flag": ("run --picture", "--picture"),
     "missing file": ("run missing.py:STUDY", "there is no file missing.py"),

@@ -85,6 +85,28 @@ def test_alignments_of_a_linear_network_are_its_angles(name):
     assert all(found[f"alignment_{which}_undefined"] == 0 for which in metrics.PERTURBATIONS)
 
 
+@pytest.mark.parametrize("name", LINEAR_THREATS)
+def test_margins_of_a_linear_network_drop_by_the_support(name):
+    """Attack and bound are exact there, so that COAP's drop is real and its looseness 0."""
+    found, h = linear_metrics(name), RADIUS * LINEAR_THREATS[name][1](WEIGHTS)
+    np.testing.assert_allclose(found["margin_clean"], MARGIN * WEIGHTS[0], atol=5 * NOISE * norm_of_rest() / np.sqrt(N))
+    np.testing.assert_allclose(found["margin_clean"] - found["margin_attack"], h, rtol=1e-4)
+    np.testing.assert_allclose(found["margin_coap"], found["margin_attack"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["looseness"], 0, atol=1e-4)
+
+
+def norm_of_rest():
+    return np.linalg.norm(WEIGHTS[1:])
+
+
+def test_looseness_is_between_0_and_1_and_undefined_without_a_threat():
+    found = neural_metrics(2.0)
+    drop = found["margin_clean"] - found["margin_coap"]
+    np.testing.assert_allclose(found["looseness"], (found["margin_attack"] - found["margin_coap"]) / drop, rtol=1e-4)
+    assert 0.01 < found["looseness"] < 1
+    assert np.isnan(neural_metrics(0.0)["looseness"])
+
+
 def test_a_network_that_reads_the_signal_alone_is_perfectly_aligned():
     found = evaluate(linear_network([1.0, 0, 0, 0]), threats.L2(RADIUS), n=500)
     for which in metrics.PERTURBATIONS:

@@ -54,7 +54,8 @@ def errors(
             _gaps(line[-1], row, along)
             line[0].set_ylabel(", ".join(map(_named, place, place.values())))
         handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.suptitle(f"{title}\nlines: mean ± s.e. over trials; open markers: published", fontsize=11)
+        markers = "; open markers: published" if published_curves else ""
+        figure.suptitle(f"{title}\nlines: mean ± s.e. over trials{markers}", fontsize=11)
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
@@ -83,7 +84,8 @@ def _errors(axes: Axes, row: xr.Dataset, along: str, variable: str, published_cu
         mean, sem, count = over_trials(row.sel(defence=defence), variable)
         if int(count.max()):
             curve(axes, defence, row[along].values, mean.values, sem.values)
-    axes.set_ylim(bottom=min(-0.01, axes.get_ylim()[0]))
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(-0.01, low), high + 0.03 * (high - min(0, low)))
     _label(axes, row, along)
 
 
@@ -107,5 +109,7 @@ def _gaps(axes: Axes, row: xr.Dataset, along: str) -> None:
 def _label(axes: Axes, row: xr.Dataset, along: str) -> None:
     axes.set_xlabel("ε" if along == "epsilon" else along)
     values = row[along].values
+    if values.dtype.kind == "i":
+        axes.set_xticks(values)
     if len(values) > 1 and values[0] > values[-1]:
         axes.invert_xaxis()

@@ -22,12 +22,13 @@ def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Pat
     These are `README.md`, the index, and `published.md`, every published value beside ours.  They also list those of
     the `known` studies whose results lie in the folder since an earlier run.
     """
-    kept = {study.name: store.archive_of(folder / DATA, study.name) for study in (*known, *chosen)}
+    listed = {study.name: study for study in (*known, *chosen)}
+    kept = {name: store.archive_of(folder / DATA, name) for name in listed}
     for study in chosen:
         result = results[study.name]
         store.archive(result, kept[study.name])
         plots.save(study.figure(result, study.published), folder / study.name, about(study, result))
-    there = [(study, store.read(kept[study.name])) for study in known or chosen if kept[study.name].exists()]
+    there = [(study, store.read(kept[name])) for name, study in listed.items() if kept[name].exists()]
     (folder / "README.md").write_text(index_text(there))
     (folder / "published.md").write_text(published_text(there))
 
