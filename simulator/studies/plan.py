@@ -20,6 +20,9 @@ from simulator.studies.study import Study
 MEMORY_SHARE = 0.8
 """The share of the machine's memory a run may plan for."""
 
+MOST_LOADED = 16
+"""Programs kept at once: each takes one or two thousand of the 65,530 memory mappings that Linux allows a process."""
+
 TIMED_ROWS = 20
 """A program is timed before a run only if it has this many rows: running one of them is then a small expense."""
 
@@ -30,11 +33,12 @@ class Plan:
 
     settings: Settings
     grid: sweep.Grid
+    cell: sweep.Cell
     layout: sweep.Layout
     chunks: list[sweep.Chunk]
     """Chunks still to be run."""
     programs: list[sweep.Program]
-    """One for every block of `chunks`; none if others will run them."""
+    """One for every block of `chunks`, of which the first `MOST_LOADED` are loaded; none if others will run them."""
     outputs: Mapping[str, jax.ShapeDtypeStruct]
     """Variables of a cell; none if no chunk is left."""
 
@@ -58,8 +62,17 @@ class Plan:
         return max((program.peak_bytes for program in self.programs), default=0)
 
     def program_of(self, chunk: sweep.Chunk) -> sweep.Program:
-        """The program that runs a chunk."""
-        return next(program for program in self.programs if program.block == chunk.block)
+        """The program that runs a chunk.
+
+        Chunks come block by block: if it is not loaded, those before it are done with, and it is loaded with the next.
+        """
+        at = next(at for at, program in enumerate(self.programs) if program.block == chunk.block)
+        if self.programs[at].run is None:
+            self.programs[:] = [program.unloaded() for program in self.programs]
+            following = self.programs[at : at + MOST_LOADED]
+            loaded = _compile(self.grid, self.cell, [(program.block, program.rows) for program in following])
+            self.programs[at : at + MOST_LOADED] = loaded
+        return self.programs[at]
 
 
 def cores() -> int:
@@ -137,7 +150,9 @@ def plan(
     while True:
         cut = grid.layout(sweep.devices(), most) if layout is None else layout
         chunks = [chunk for chunk in grid.chunks(cut) if not saved(chunk)]
-        programs = _compile(grid, cell, cut, chunks, report)
+        left = [chunk.block for chunk in chunks]
+        blocks = [(block, rows) for block, rows in zip(grid.blocks(), cut.rows, strict=True) if block in left]
+        programs = _compile(grid, cell, blocks, report)
         smaller = _fewer_rows(programs) if layout is None else None
         if smaller is None:
             break
@@ -145,7 +160,7 @@ def plan(
     for program in programs:
         refuse_if_too_large(f"the program of {program.block or study.name}", program.peak_bytes)
         _refuse_other_outputs(program, programs[0])
-    return Plan(settings, grid, cut, chunks, programs, programs[0].outputs if programs else {})
+    return Plan(settings, grid, cell, cut, chunks, programs, programs[0].outputs if programs else {})
 
 
 def outline(
@@ -160,7 +175,7 @@ def outline(
     cut = grid.layout(devices) if layout is None else layout
     chunks = [chunk for chunk in grid.chunks(cut) if not saved(chunk)]
     outputs = sweep.outputs_of(grid, cell, chunks[0].block) if chunks else {}
-    return Plan(settings, grid, cut, chunks, [], outputs)
+    return Plan(settings, grid, cell, cut, chunks, [], outputs)
 
 
 def _refuse_other_outputs(program: sweep.Program, first: sweep.Program) -> None:
@@ -180,22 +195,24 @@ def _fewer_rows(programs: list[sweep.Program]) -> int | None:
     return max(sweep.devices(), largest.rows * memory_limit() // (2 * largest.peak_bytes))
 
 
-def _compile(grid, cell, layout: sweep.Layout, chunks: list[sweep.Chunk], report: Report) -> list[sweep.Program]:
-    left = [chunk.block for chunk in chunks]
-    blocks = [(block, rows) for block, rows in zip(grid.blocks(), layout.rows, strict=True) if block in left]
+def _compile(
+    grid: sweep.Grid, cell: sweep.Cell, blocks: list[tuple[sweep.Coords, int]], report: Report = SILENT
+) -> list[sweep.Program]:
+    """The programs of some blocks, each for calls of so many rows; only the first `MOST_LOADED` stay loaded."""
     double = jnp.result_type(float) == jnp.float64
     report.start("compiling", len(blocks))
 
     def compile_one(of):
+        at, (block, rows) = of
         # The precision is a setting of each thread.
         with jax.enable_x64(double):
-            program = sweep.compile_block(grid, cell, *of)
+            program = sweep.compile_block(grid, cell, block, rows)
         report.tick(1)
-        return program
+        return program if at < MOST_LOADED else program.unloaded()
 
     # Two at a time: the compiler runs outside the interpreter lock.
     with ThreadPoolExecutor(2) as pool:
-        programs = list(pool.map(compile_one, blocks))
+        programs = list(pool.map(compile_one, enumerate(blocks)))
     report.stop()
     return programs
 
@@ -210,7 +227,7 @@ def describe(planned: Plan, report: Report, timed_rows: int = TIMED_ROWS) -> str
     lines.append(f"programs   {len(planned.programs)}, compiled in {compiled:.0f} s")
     lines.append(f"memory     {readable(planned.peak_bytes)} at the peak of a program, {kept} of results")
     counted = list(zip(planned.programs, planned.rows_by_program(), strict=True))
-    timed = [(program, count) for program, count in counted if count >= timed_rows]
+    timed = [(program, count) for program, count in counted if count >= timed_rows and program.run is not None]
     report.start("timing the first rows of each program", len(timed))
     seconds = 0.0
     for program, count in timed:
@@ -219,7 +236,7 @@ def describe(planned: Plan, report: Report, timed_rows: int = TIMED_ROWS) -> str
     report.stop()
     if timed:
         untimed = len(counted) - len(timed)
-        beside = f", and {untimed} programs of fewer than {timed_rows} rows" if untimed else ""
+        beside = f", and what {untimed} further programs take" if untimed else ""
         lines.append(
             f"time       about {seconds:.0f} s on {sweep.devices()} device(s), from the first rows of each "
             f"program{beside}"

@@ -7,7 +7,7 @@ up to `MOST_AT_ONCE`.  The number of rows is data, so that chunks of any length 
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -54,7 +54,8 @@ class Program:
     """Rows of a call at most."""
     at_once: int
     """Rows each device vectorises."""
-    run: Callable
+    run: Callable | None
+    """None once it has been unloaded."""
     prepare: Callable | None
     compile_seconds: float
     peak_bytes: int
@@ -67,6 +68,8 @@ class Program:
 
         `shared` is what `share` returned for these rows; without it the first stage is run here.
         """
+        if self.run is None:
+            raise RuntimeError(f"the program of {self.block} has been unloaded: compile it again")
         shared = self.share(key, rows) if shared is None else shared
         trials = sorted({row[0] for row in rows})
         slots = [trials.index(row[0]) for row in rows]
@@ -75,6 +78,10 @@ class Program:
         # Each device fills its own part of the buffer from the front.
         kept = np.concatenate([np.arange(count) + at * self._buffer for at, count in enumerate(_counts(len(rows)))])
         return {name: value[kept] for name, value in values.items()}
+
+    def unloaded(self) -> "Program":
+        """What is known of the program, without the program."""
+        return replace(self, run=None, prepare=None)
 
     @property
     def _buffer(self) -> int:
