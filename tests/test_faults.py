@@ -10,12 +10,14 @@ import sys
 import textwrap
 import time
 
+import jax.random as jr
 import numpy as np
 import pytest
 import xarray as xr
 from test_cluster import TOY
 
 from simulator import store, studies
+from simulator.studies import plan
 
 # The same faults are imitated by tests that run everywhere: test_full_disk, and those of refused folders in test_cli.
 needs_namespaces = pytest.mark.skipif(
@@ -104,6 +106,23 @@ def test_full_disk(folder, monkeypatch, number):
     monkeypatch.setattr(store, "_write", write)
     found = store.read(studies.run(study, settings, **run))
     assert_same(found, store.read(studies.run(study, settings, **{**run, "out": folder / "alone"})))
+
+
+def test_more_programs_than_may_be_loaded(folder, monkeypatch):
+    """A process has room for so many programs: the others are unloaded, loaded again in turn, and give the same."""
+    study = studies.find(f"{folder}/mine.py:STUDY")
+    settings = studies.override(study.scales["smoke"], {"defence": "a,b,c,d,e"})
+    run = {"scale": "smoke", "seed": 0}
+    alone = store.read(studies.run(study, settings, **run, out=folder / "alone"))
+    monkeypatch.setattr(plan, "MOST_LOADED", 2)
+    planned = plan.plan(study, settings)
+    assert len(planned.programs) == 5
+    for chunk in planned.chunks:
+        assert planned.program_of(chunk).block == chunk.block
+        assert 1 <= sum(program.run is not None for program in planned.programs) <= 2
+    assert_same(store.read(studies.run(study, settings, **run, out=folder / "results")), alone)
+    with pytest.raises(RuntimeError, match="has been unloaded"):
+        planned.programs[0](jr.key(0), [(0,)])
 
 
 def in_namespace(folder, *lines):
