@@ -78,7 +78,7 @@ def toy(measured, published):
     """A study of one published curve, and two trials of a result around `measured`."""
     curve = studies.Published("robust_error", {"defence": "coap"}, "epsilon", {1.0: published}, "Somebody, Fig 1")
     base = STUDIES["budget"]
-    study = dataclasses.replace(base, name="toy", published=(curve,), remarks=("They rounded.",))
+    study = dataclasses.replace(base, name="toy", published=(curve,), remarks=lambda result: ["They rounded."])
     values = [[[measured - 0.01, measured + 0.01]]]
     result = xr.Dataset(
         {

@@ -77,14 +77,15 @@ def _against_published(study: Study, table: pd.DataFrame, result: xr.Dataset) ->
         rows.append(
             f"| {row.variable} | {row.defence} | {row.where} | {numbers} | {f'**{words}**' if beyond else words} |"
         )
+    remarks = study.remarks(result)
     lines = [
         f"## {study.name}",
         "",
         f"Scale {result.attrs['scale']}, {result['trial'].size} trials; {apart} of {len(rows)} values differ. "
         f"Source: {'; '.join(dict.fromkeys(table['source']))}.",
         "",
-        *(f"- {remark}" for remark in study.remarks),
-        *([""] if study.remarks else []),
+        *(f"- {remark}" for remark in remarks),
+        *([""] if remarks else []),
         "| variable | defence | where | measured | published | difference | in s.e. |",
         "|---|---|---|---|---|---|---|",
         *rows,

@@ -57,8 +57,8 @@ class Study:
     notes: Callable[[Any], Mapping[str, str]] = lambda settings: {}
     """How its numbers were obtained: attack, bounds, selection rule, interval; stored as attributes."""
     published: tuple[Published, ...] = ()
-    remarks: tuple[str, ...] = ()
-    """Where the published values differ from ours and why: sentences that name what was run to find out."""
+    remarks: Callable[[xr.Dataset], Sequence[str]] = lambda result: ()
+    """Where the published values differ from ours and why: sentences with the numbers of this result that show it."""
     exhibits: Callable[[Any, PRNGKeyArray], xr.Dataset] | None = None
     """Variables that do not vary over the grid, such as the training points a figure draws."""
     core: bool = False
