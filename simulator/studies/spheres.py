@@ -60,6 +60,8 @@ class Scene:
     smoke: dict[str, Any]
     title: str
     published: tuple[Published, ...] = field(default=())
+    wanted: Callable[[Any, sweep.Coords], bool] = lambda settings, coords: True
+    """(settings, coordinates) -> whether to run a cell: the main line, and what is compared with it."""
 
 
 PROTOCOL: dict[str, Any] = {
@@ -99,18 +101,9 @@ LEAVES = ("inner", "margin", "k", "epsilon")
 
 
 def grid(scene: Scene, settings: SpheresSettings) -> sweep.Grid:
-    """The axes of the study.
-
-    The last radius is the published one; others, unless they are what the study is about, are only run at the largest
-    k and for the two defences of the papers.
-    """
+    """The axes of the study."""
     axes = {name: getattr(settings, name) for name in (*STATIC, *LEAVES)}
-
-    def wanted(coords: sweep.Coords) -> bool:
-        beside = coords["k"] == max(settings.k) and coords["defence"] in PAIR["defence"]
-        return scene.axis == "epsilon" or coords["epsilon"] == settings.epsilon[-1] or beside
-
-    return sweep.Grid(axes, settings.trials, STATIC, wanted=wanted)
+    return sweep.Grid(axes, settings.trials, STATIC, wanted=partial(scene.wanted, settings))
 
 
 def cell(scene: Scene, settings: SpheresSettings) -> sweep.Cell:
@@ -197,6 +190,11 @@ SCENES = (
         threat=lambda settings, coords, key: segments(key, coords, max(settings.k)),
         values={"epsilon": (14.0, 11.0, 8.0, 5.0), "k": _K},
         smoke={"epsilon": (8.0, 5.0), "k": (1, 10)},
+        # The last radius is the published one; what larger ones change is asked at the largest k alone.
+        wanted=lambda settings, coords: (
+            coords["epsilon"] == settings.epsilon[-1]
+            or (coords["k"] == max(settings.k) and coords["defence"] in PAIR["defence"])
+        ),
         title="k random orthonormal segments of length ε = 5 on both sides",
         published=published("2a", "k", _K, _FIG_2A, margin=20.0, epsilon=5.0),
     ),
@@ -220,7 +218,8 @@ SCENES = (
         name="linf",
         axis="epsilon",
         threat=lambda settings, coords, key: LInf(coords["epsilon"]),
-        values={"epsilon": LINF, "margin": MARGINS},
+        values={"epsilon": (*LINF, 1.8, 2.5, 2.9), "margin": MARGINS},
+        wanted=lambda settings, coords: coords["margin"] == settings.margin[-1] or coords["epsilon"] == LINF[2],
         smoke={"epsilon": (LINF[0], LINF[-1]), "margin": (20.0,)},
         title="l∞ ball, margin 20",
         published=(
@@ -253,7 +252,7 @@ def _study(scene: Scene) -> Study:
 
 def _remarks(result: xr.Dataset) -> list[str]:
     """What becomes of the two defences of the papers as the radius grows beyond the published ones."""
-    if not set(PAIR["defence"]) <= set(result["defence"].values):
+    if not set(PAIR["defence"]) <= set(result["defence"].values) or result["epsilon"].size < 2:
         return []
     chosen = trials.first_run(result, "n", "dim").isel(k=-1, margin=-1)
     mean, sem, _ = trials.over_trials(chosen, "robust_error")
@@ -271,8 +270,8 @@ def _remarks(result: xr.Dataset) -> list[str]:
     radii = ", ".join(f"{value:g}" for value in sorted(result["epsilon"].values))
     where = f"k = {int(result['k'].values[-1])}, " if int(result["k"].values[-1]) else ""
     return [
-        "Not explained by the radii of the spheres, which are not published: the difference is there for every value of "
-        "`inner`. It is one of how large the threat is against the margin: robust errors over radii of "
+        "Not explained by the radii of the spheres, which are not published: the difference is there for every value "
+        "of `inner`. It is one of how large the threat is against the margin: robust errors over radii of "
         f"{radii} ({where}margin = {result['margin'].values[-1]:g}) are {'; '.join(rows)}."
     ]
 
