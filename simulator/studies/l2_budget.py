@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax.random as jr
+import numpy as np
 import xarray as xr
 
 from simulator import plots, sweep, trials
@@ -117,6 +118,45 @@ def verdict(result: xr.Dataset) -> Verdict:
     return Verdict(held, sentence)
 
 
+def _remarks(result: xr.Dataset) -> list[str]:
+    """What the learning rates that were selected say about the two places where COAP's curves differ."""
+    if "linear" not in result["task"].values or "coap" not in result["defence"].values:
+        return []
+    coap = trials.first_run(result.sel(task="linear", defence="coap"), "n", "dim")
+    ties, last = coap.sel(epsilon=coap["epsilon"] <= 1), coap.isel(epsilon=-1)
+    remarks = []
+    if ties["epsilon"].size:
+        rates, robust = (
+            ties[name].where(ties["status"] == "ok") for name in ("selected_learning_rate", "robust_error")
+        )
+        remarks.append(
+            "Unstable neurons on linear data: at these radii the largest robust error of any trial is "
+            f"{float(robust.max()):.3f}, so a selection by robust error is a tie, which ours gives to the first "
+            f"learning rate ({_listed(rates)}); the study `selection` has the shares at every rate, and the published "
+            "ones lie between those at 0.01 and at 0.001."
+        )
+    constant = last["standard_error"].where(last["status"] == "ok") > CONSTANT
+    if bool(constant.any()):
+        others = last["robust_error"].where((last["status"] == "ok") & ~constant)
+        mean = f"{float(others.mean()):.3f}" if int(others.count()) else "none left"
+        remarks.append(
+            f"Robust error of COAP at epsilon = {float(last['epsilon']):g} on linear data: {int(constant.sum())} of "
+            f"{int((last['status'] == 'ok').sum())} trials are constant classifiers (learning rate "
+            f"{_listed(last['selected_learning_rate'].where(constant))}), whose robust error of a half is below that "
+            f"of every other rate, so the selection prefers them; mean of the other trials: {mean}."
+        )
+    return remarks
+
+
+CONSTANT = 0.4
+"""A standard error that only a classifier which hardly looks at x has on linear data."""
+
+
+def _listed(rates: xr.DataArray) -> str:
+    values, counts = np.unique(rates.values[np.isfinite(rates.values)].round(6), return_counts=True)
+    return ", ".join(f"{value:g} in {count}" for value, count in zip(values, counts, strict=True))
+
+
 def _errors(defence: str, values: tuple[float, ...]) -> Published:
     source = "De Bartolomeis, master thesis, Fig 3.7a (digitised, about 0.002)"
     at = {"task": "linear", "defence": defence, "n": 50, "dim": 1000}
@@ -149,6 +189,7 @@ STUDY = Study(
         _unstable("linear", 1000, (0.092, 0.183, 0.359, 0.443)),
         _unstable("spheres", 100, (0.489, 0.632, 0.748, 0.797)),
     ),
+    remarks=_remarks,
     core=CATALOGUE["l2-budget"].core,
     numbers=2,
 )

@@ -168,5 +168,11 @@ STUDY = Study(
     verdict=verdict,
     notes=lambda settings: {**protocol.notes(settings, L2(1.0)), "attack": "exact along segments, else APGD"},
     published=tuple(_published(name, inner) for name in FIGURES for inner in INNER),
+    remarks=lambda result: (
+        "The published bars depend on radius / margin alone: 5d at 2, 2.5 and 3 over 20 has the heights of 5f at 3 "
+        "over 30, 24 and 20, and 7a those of 7b if its radius is 0.949. No fixed inner radius gives that, since a "
+        "network whose inputs are scaled trains differently: ours depend on the inner radius as much as on the threat, "
+        "and no single one gives the heights of 5b (near 10), 5d (above 10) and 7a (near 1) together.",
+    ),
     core=CATALOGUE["unstable"].core,
 )
