@@ -40,6 +40,8 @@ class Published:
     """(radius, problem) -> the set."""
     segments: int = 0
     """Random orthonormal segments of the threat."""
+    widest: int = 1000
+    """The widest network that is trained: the exact search along segments costs the square of the width."""
 
 
 PROBLEMS = {
@@ -53,6 +55,7 @@ PROBLEMS = {
         5.0,
         lambda radius, problem: Segments(radius, problem.directions),
         segments=10,
+        widest=100,
     ),
 }
 """Thesis Fig 3.7b (l2 ball), thesis Fig 4.1 (along the signal), and paper 2, Fig 2a (inner radius not stated)."""
@@ -123,7 +126,8 @@ def grid(settings: OptimisationSettings) -> sweep.Grid:
 
     def wanted(coords: sweep.Coords) -> bool:
         changed = sum(coords[name] != getattr(settings, name)[0] for name in FACTORS)
-        return changed <= 1 and coords["epsilon"] == PROBLEMS[coords["problem"]].epsilon
+        chosen = PROBLEMS[coords["problem"]]
+        return changed <= 1 and coords["epsilon"] == chosen.epsilon and coords["width"] <= chosen.widest
 
     return sweep.Grid(
         {**{name: getattr(settings, name) for name in static}, "epsilon": radii, **leaves},
