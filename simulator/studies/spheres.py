@@ -267,7 +267,7 @@ def _remarks(result: xr.Dataset) -> list[str]:
             for name in PAIR["defence"]
         )
         rows.append(f"with inner = {inner:g} COAP {coap}; adversarial {adversarial}")
-    radii = ", ".join(f"{value:g}" for value in sorted(result["epsilon"].values))
+    radii = ", ".join(f"{value:.3g}" for value in sorted(result["epsilon"].values))
     where = f"k = {int(result['k'].values[-1])}, " if int(result["k"].values[-1]) else ""
     return [
         "Not explained by the radii of the spheres, which are not published: the difference is there for every value "
