@@ -31,8 +31,8 @@ class DeepSettings(TwoTasksSettings):
 _DEFAULT: dict[str, Any] = {
     "task": ("spheres",),
     "depth": (1, 2, 3, 4),
-    "width": (10, 100, 300, 1000),
-    "most": 1000,
+    "width": (10, 100, 300),
+    "most": 600,
     "defence": ("adversarial", "coap", "ibp"),
     "spheres_epsilon": (0.3, 1.0),
     "linear_epsilon": (4.0,),
@@ -58,6 +58,7 @@ _PAPER: dict[str, Any] = {
     **_DEFAULT,
     "task": two_tasks.TASKS,
     "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
+    "width": (10, 100, 300, 1000),
     "most": 4000,
     "learning_rates": (0.1, 0.01, 0.001),
     "trials": 15,
