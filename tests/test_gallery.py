@@ -153,7 +153,8 @@ def gap(name, **at):
 
 
 def written(mean, sem):
-    return f"{float(mean):+.2f} ± {float(sem):.2f}"
+    # Without the sign of a negative zero.
+    return f"{round(float(mean), 2) + 0.0:+.2f} ± {float(sem):.2f}"
 
 
 def recipes_on(problem):
