@@ -125,6 +125,8 @@ def verdict(result: xr.Dataset) -> Verdict:
         chosen = trials.first_run(result.sel(task=task), "n", "dim")
         gaps = trials.paired_difference(chosen, "robust_error", **PAIR)
         gap, sem = (values.dropna("epsilon", how="all") for values in gaps)
+        if not gap["epsilon"].size:
+            return Verdict(False, f"needs a radius that both defences were run at on the task {task} to test the claim")
         more, more_sem = trials.paired_difference(chosen, "robust_error", **PAIR, shape=("signal", "orthogonal"))
         more, more_sem = more.dropna("epsilon"), more_sem.dropna("epsilon")
         held.append(bool((more > 2 * more_sem).any()) and not bool((more < -2 * more_sem).any()))
