@@ -256,6 +256,8 @@ def reproduce(
     everything
         Run all studies, not only the core ones.
     """
+    if names and everything:
+        raise SettingsError("studies are named and --all is given: give one of the two")
     store.check_folder(figures)
     known = studies.STUDIES.values()
     chosen = [studies.find(name) for name in names] or [study for study in known if study.core or everything]

@@ -40,6 +40,15 @@ def first_run(result: xr.Dataset, *names: str) -> xr.Dataset:
     return result
 
 
+def least(result: xr.Dataset, along: str, score: str, tie_break: str) -> xr.DataArray:
+    """In every cell the position along a dimension with the smallest score, ties by `tie_break`, then by order.
+
+    NaN counts as the worst: the rule by which programs select (`metrics.select`), on a result.
+    """
+    first, second = (result[name].fillna(np.inf) for name in (score, tie_break))
+    return second.where(first == first.min(along), np.inf).argmin(along)
+
+
 def with_sem(result: xr.Dataset) -> xr.Dataset:
     """Add `<name>_sem`, the standard error over trials, for every variable but `status` and `*_se_test`."""
     names = [name for name in result.data_vars if "trial" in result[name].dims and name != "status"]

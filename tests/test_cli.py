@@ -317,6 +317,7 @@ BAD = {
     "unknown command": ("rum", "rum"),
     "unknown option of list": ("list --all", "--all"),
     "unknown study": ("run pictur", "there is no study 'pictur'; the studies are picture, alignment"),
+    "named and all to reproduce": ("reproduce alignment --all", "give one of the two"),
     "unknown study to reproduce": ("reproduce alignment pictur", "there is no study 'pictur'"),
     "unknown study to plot": ("plot pictur", "there is no study 'pictur'"),
     "study is a flag": ("run --picture", "--picture"),

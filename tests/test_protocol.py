@@ -102,7 +102,7 @@ def test_layer_alignment():
 
 def with_rates(**values):
     """One cell, three learning rates."""
-    names = {name for rule in (*selection.RULES.values(), optimisation.SELECTION) for name in rule}
+    names = {name for rule in (*selection.RULES.values(), ("robust_error", "standard_error")) for name in rule}
     data = {name: (("trial", "learning_rate"), [values.get(name, [0.0, 0.0, 0.0])]) for name in names}
     return xr.Dataset({"status": ("trial", np.array(["ok"], object)), **data}, {"learning_rate": [0.1, 0.01, 0.001]})
 

@@ -7,10 +7,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.style import curve, styled
+from simulator.plots.style import PAIR, curve, styled
 from simulator.trials import over_trials, paired_difference
 
-PAIR = ("coap", "adversarial")
 ROWS = (
     ("robust_error", "adversarial", "AT: robust error"),
     ("robust_error", None, "COAP − AT: robust error"),

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.style import curve, look, styled
+from simulator.plots.style import PAIR, curve, look, styled
 from simulator.trials import over_trials, paired_difference
 
 FACTORS = {
@@ -17,18 +17,14 @@ FACTORS = {
     "width": "width",
     "init_scale": "factor of the initial weights",
 }
-STOP = 150
-"""Where the papers stopped."""
-PAIR = ("coap", "adversarial")
 
 
-def optimisation(result: xr.Dataset, best: xr.Dataset) -> Figure:
+def optimisation(result: xr.Dataset, best: xr.Dataset, stop: int) -> Figure:
     """A row per problem; columns: learning rates, epochs, then every factor.  `best` has one learning rate per cell.
 
-    Lines are after the papers' number of epochs, open markers after the last one; bars at the bottom are the gap.
+    Lines are after `stop` epochs, open markers after the last one; thin lines with bars are the gap.
     """
     names = result["problem"].values
-    stop = float(result["epoch"].values[np.abs(result["epoch"].values - STOP).argmin()])
     end = float(result["epoch"].values[-1])
     base = {name: result[name].values[0] for name in FACTORS}
     with styled():
@@ -63,7 +59,7 @@ def _without(base: Mapping[str, Any], factor: str) -> dict[str, Any]:
     return {name: value for name, value in base.items() if name != factor}
 
 
-def _along(axes: Axes, part: xr.Dataset, axis: str, stop: float, end: float) -> None:
+def _along(axes: Axes, part: xr.Dataset, axis: str, stop: int, end: float) -> None:
     part = part.sortby(axis)
     places = np.arange(part[axis].size)
     for defence in part["defence"].values:
@@ -75,7 +71,7 @@ def _along(axes: Axes, part: xr.Dataset, axis: str, stop: float, end: float) -> 
     _zero(axes)
 
 
-def _over_epochs(axes: Axes, part: xr.Dataset, stop: float) -> None:
+def _over_epochs(axes: Axes, part: xr.Dataset, stop: int) -> None:
     for defence in part["defence"].values:
         mean, sem, _ = over_trials(part.sel(defence=defence), "robust_error")
         curve(axes, defence, part["epoch"].values, mean.values, sem.values)

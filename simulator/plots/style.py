@@ -30,6 +30,8 @@ DEFENCES = {
     "crown-ibp": Look("CROWN-IBP", "#E69F00", "X", (0, (3, 1, 1, 1))),
     "ibp": Look("IBP", "#009E73", "^", (0, (5, 1, 1, 1, 1, 1))),
 }
+PAIR = ("coap", "adversarial")
+"""The defences whose difference figures show as the gap."""
 INNER, OUTER, SIGNAL, TRUTH = "#F0C419", "#1F3A6E", "#B2182B", "#000000"
 
 _STYLE = {

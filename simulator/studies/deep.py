@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax.random as jr
 import xarray as xr
 
 from simulator import plots, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.studies import protocol, two_tasks
+from simulator.studies.defences import DEFENCES
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
 from simulator.studies.study import Study, Verdict
-from simulator.studies.two_tasks import TwoTasksSettings
+from simulator.studies.two_tasks import TASKS, THESIS, TwoTasksSettings
 from simulator.threats import L2
 
 
@@ -29,6 +29,8 @@ class DeepSettings(TwoTasksSettings):
 
 
 _DEFAULT: dict[str, Any] = {
+    **THESIS,
+    **protocol.QUICKLY,
     "task": ("spheres",),
     "depth": (1, 2, 3, 4),
     "width": (10, 100, 300),
@@ -37,50 +39,28 @@ _DEFAULT: dict[str, Any] = {
     "spheres_epsilon": (0.3, 1.0),
     "linear_epsilon": (4.0,),
     "learning_rates": (0.01, 0.001),
-    "selection": "validation",
-    "momentum": 0.95,
-    "epochs": 150,
-    "batch": 0,
     "every": 150,
-    "spheres_dim": (100,),
-    "inner": 1.0,
-    "outer": 12.0,
-    "linear_dim": (1000,),
-    "margin": 6.0,
-    "noise": 1.0,
-    "n": (50,),
     "trials": 3,
     "test": 200,
-    "attack_steps": 20,
-    "attack_starts": 2,
 }
 _PAPER: dict[str, Any] = {
     **_DEFAULT,
-    "task": two_tasks.TASKS,
-    "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
+    **protocol.THOROUGHLY,
+    "task": TASKS,
+    "defence": DEFENCES,
     "width": (10, 100, 300, 1000),
     "most": 4000,
     "learning_rates": (0.1, 0.01, 0.001),
     "trials": 15,
     "test": 2000,
-    "attack_steps": 100,
-    "attack_starts": 5,
 }
 _SMOKE: dict[str, Any] = {
     **_DEFAULT,
+    **two_tasks.SMOKE,
     "depth": (1, 2),
     "width": (10,),
-    "defence": ("adversarial", "coap"),
     "spheres_epsilon": (1.0,),
-    "learning_rates": (0.01,),
-    "epochs": 20,
     "every": 20,
-    "spheres_dim": (20,),
-    "n": (20,),
-    "trials": 2,
-    "test": 100,
-    "attack_steps": 5,
-    "attack_starts": 1,
 }
 
 
@@ -94,15 +74,10 @@ def grid(settings: DeepSettings) -> sweep.Grid:
 def cell(settings: DeepSettings) -> sweep.Cell:
     """Train one network, in the span of what a trial draws, and measure it."""
 
-    def prepare(coords, key):
-        data_key, init_key, _ = jr.split(key, 3)
-        return two_tasks.draw(settings, coords, data_key, init_key, (coords["width"],) * coords["depth"])
-
     def run(coords, key, problem):
-        *_, fit_key = jr.split(key, 3)
-        return protocol.outcome(settings, coords["defence"], fit_key, problem, L2(coords["epsilon"]))
+        return protocol.outcome(settings, coords["defence"], key, problem, L2(coords["epsilon"]))
 
-    return sweep.Staged(prepare, run)
+    return two_tasks.staged(settings, lambda coords: (coords["width"],) * coords["depth"], run)
 
 
 def verdict(result: xr.Dataset) -> Verdict:

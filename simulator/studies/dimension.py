@@ -48,8 +48,7 @@ _DEFAULT: dict[str, Any] = {
     "width": 100,
     "trials": 3,
     "test": 1000,
-    "attack_steps": 20,
-    "attack_starts": 2,
+    **protocol.QUICKLY,
 }
 _PAPER: dict[str, Any] = {
     **_DEFAULT,
@@ -57,8 +56,7 @@ _PAPER: dict[str, Any] = {
     "dim": (10, 100, 1000, 10_000, 100_000),
     "trials": 15,
     "test": 10_000,
-    "attack_steps": 100,
-    "attack_starts": 5,
+    **protocol.THOROUGHLY,
 }
 _SMOKE: dict[str, Any] = {
     **_DEFAULT,
@@ -70,9 +68,7 @@ _SMOKE: dict[str, Any] = {
     "dim": (10, 200),
     "width": 10,
     "trials": 2,
-    "test": 100,
-    "attack_steps": 5,
-    "attack_starts": 1,
+    **protocol.BRIEFLY,
 }
 
 

@@ -92,16 +92,14 @@ _DEFAULT: dict[str, Any] = {
     "epoch": (15, 50, 150, 500, 1500),
     "trials": 3,
     "test": 1000,
-    "attack_steps": 20,
-    "attack_starts": 2,
+    **protocol.QUICKLY,
 }
 _PAPER: dict[str, Any] = {
     **_DEFAULT,
     "learning_rate": (0.1, 0.03, 0.01, 0.003, 0.001),
     "trials": 15,
     "test": 10_000,
-    "attack_steps": 100,
-    "attack_starts": 5,
+    **protocol.THOROUGHLY,
 }
 _SMOKE: dict[str, Any] = {
     **_DEFAULT,
@@ -112,9 +110,7 @@ _SMOKE: dict[str, Any] = {
     "init_scale": (1.0,),
     "epoch": (5, 10),
     "trials": 2,
-    "test": 100,
-    "attack_steps": 5,
-    "attack_starts": 1,
+    **protocol.BRIEFLY,
 }
 
 
@@ -170,13 +166,8 @@ def cell(settings: OptimisationSettings) -> sweep.Cell:
 def at_best_rate(result: xr.Dataset) -> xr.Dataset:
     """The result without the axis learning_rate: in every cell and at every epoch, the rate with the smallest robust
     error on the test sample, ties by standard error, then by order."""
-    scores = [result[name].where(result["status"] == "ok").fillna(float("inf")) for name in SELECTION]
-    tied = scores[0] == scores[0].min("learning_rate")
-    best = scores[1].where(tied, float("inf")).argmin("learning_rate")
+    best = trials.least(result, "learning_rate", "robust_error", "standard_error")
     return result.isel(learning_rate=best).drop_vars("learning_rate")
-
-
-SELECTION = ("robust_error", "standard_error")
 
 
 def recipes(result: xr.Dataset) -> dict[str, dict[str, Any]]:
@@ -214,8 +205,8 @@ def verdict(result: xr.Dataset) -> Verdict:
 
 
 def _stop(result: xr.Dataset) -> int:
-    """The recorded epoch nearest to where the papers stopped, before the last one."""
-    return int(min(result["epoch"].values[:-1], key=lambda epoch: abs(epoch - STOP)))
+    """The recorded epoch nearest to where the papers stopped."""
+    return int(min(result["epoch"].values, key=lambda epoch: abs(epoch - STOP)))
 
 
 def _gap(best: xr.Dataset, stop: int, end: int) -> tuple[float, float, float]:
@@ -247,7 +238,7 @@ STUDY = Study(
     },
     grid=grid,
     cell=cell,
-    figure=lambda result, published: plots.optimisation(result, at_best_rate(result)),
+    figure=lambda result, published: plots.optimisation(result, at_best_rate(result), _stop(result)),
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["optimisation"].core,

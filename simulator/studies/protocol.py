@@ -22,6 +22,11 @@ SELECTIONS = ("validation", "test")
 TRAINING_STEPS = 10
 """Steps of the APGD attack in training, as in the papers."""
 
+THOROUGHLY = {"attack_steps": 100, "attack_starts": 5}
+QUICKLY = {"attack_steps": 20, "attack_starts": 2}
+BRIEFLY = {"test": 100, "attack_steps": 5, "attack_starts": 1}
+"""Settings of the final evaluation at the scales paper (as in the papers), default and smoke."""
+
 PAIR = {"defence": ("coap", "adversarial")}
 """The gap the papers are about: the error of COAP minus that of adversarial training."""
 
@@ -77,24 +82,34 @@ Keys = tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]
 """Of minibatches, of the validation sample, of the test sample."""
 
 
-def selected(
-    settings: Protocol, defence: str, keys: Keys, problem: span.Problem, threat: Threat, measure: Callable
-) -> tuple[train.Fit, Float[Array, ""]]:
-    """Train with every learning rate; the fit with the smallest robust error on held-out data, and its rate.
+def candidate(
+    settings: Protocol,
+    defence: str,
+    keys: Keys,
+    problem: span.Problem,
+    threat: Threat,
+    rate: Float[Array, ""],
+    measure: Callable | None = None,
+) -> tuple[train.Fit, dict[str, Array]]:
+    """Train with one learning rate; the fit, and its metrics under the quick attack on held-out data.
 
     `measure` is what `train.fit` records along training.
     """
     batch_key, validation_key, test_key = keys
     held_out = test_key if settings.selection == "test" else validation_key
     signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
-    rates, loss = jnp.array(settings.learning_rates), loss_of(defence, training_attack)
+    recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs, batch=settings.batch)
+    loss = loss_of(defence, training_attack)
+    fit = problem.fit(batch_key, threat, loss, recipe, signal=signal, measure=measure, every=settings.every)
+    return fit, metrics.evaluate(held_out, fit.network, problem.task, threat, quick_attack, n=settings.test)
 
-    def candidate(rate):
-        recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs, batch=settings.batch)
-        fit = problem.fit(batch_key, threat, loss, recipe, signal=signal, measure=measure, every=settings.every)
-        return fit, metrics.evaluate(held_out, fit.network, problem.task, threat, quick_attack, n=settings.test)
 
-    fits, scores = jax.lax.map(candidate, rates)
+def selected(
+    settings: Protocol, defence: str, keys: Keys, problem: span.Problem, threat: Threat, measure: Callable
+) -> tuple[train.Fit, Float[Array, ""]]:
+    """Of the candidates at every learning rate the fit with the smallest robust error, and its rate."""
+    rates = jnp.array(settings.learning_rates)
+    fits, scores = jax.lax.map(lambda rate: candidate(settings, defence, keys, problem, threat, rate, measure), rates)
     chosen = metrics.select(scores["robust_error"], scores["standard_error"])
     return jax.tree.map(lambda leaf: leaf[chosen], fits), rates[chosen]
 
@@ -183,10 +198,10 @@ def notes(settings: Protocol, threat: Threat, widths: tuple[int, ...] = (2,)) ->
     }
 
 
-def lacks(result: xr.Dataset) -> Verdict | None:
-    """Why a result cannot decide a claim about the gap between COAP and adversarial training; None if it can."""
-    if not set(PAIR["defence"]) <= set(result["defence"].values):
-        return Verdict(False, "needs the defences coap and adversarial; run both to test the claim")
+def lacks(result: xr.Dataset, defences: tuple[str, ...] = PAIR["defence"]) -> Verdict | None:
+    """Why a result cannot decide a claim about some defences, by default the gap; None if it can."""
+    if not set(defences) <= set(result["defence"].values):
+        return Verdict(False, f"needs the defences {' and '.join(defences)}; run them to test the claim")
     if result["trial"].size < 2:
         return Verdict(False, "one trial has no standard error; run at least 2 to test the claim")
     return None

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
 
-from simulator import metrics, plots, sweep, train, trials
+from simulator import plots, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.studies import protocol, two_tasks
-from simulator.studies.defences import loss_of
 from simulator.studies.settings import setting
 from simulator.studies.study import Study, Verdict
-from simulator.studies.two_tasks import TASKS, TwoTasksSettings
+from simulator.studies.two_tasks import THESIS, TwoTasksSettings
 from simulator.threats import L2
 
 RULES = {
@@ -34,53 +33,32 @@ NEAR = 0.02
 class SelectionSettings(TwoTasksSettings):
     """Axes task, defence, n, dim, epsilon, trial; the variables have the learning rate as their own dimension.
 
-    `selection` is not used: every rule is applied afterwards.
+    `selection` says what the validation sample is; every rule is applied afterwards.
     """
 
     width: int = setting("hidden neurons", low=1)
 
 
 _DEFAULT: dict[str, Any] = {
-    "task": TASKS,
+    **THESIS,
+    **protocol.QUICKLY,
     "defence": ("standard", "adversarial", "coap"),
     "spheres_epsilon": (0.2, 0.4, 0.6, 0.8, 1.0),
     "linear_epsilon": (0.2, 0.4, 0.8, 1.0, 3.0, 3.5, 4.0, 4.5, 5.0),
-    "learning_rates": (0.1, 0.01, 0.001),
-    "selection": "validation",
-    "momentum": 0.95,
-    "epochs": 150,
-    "batch": 0,
     "every": 150,
-    "spheres_dim": (100,),
-    "inner": 1.0,
-    "outer": 12.0,
-    "linear_dim": (1000,),
-    "margin": 6.0,
-    "noise": 1.0,
-    "n": (50,),
     "width": 100,
     "trials": 5,
     "test": 2000,
-    "attack_steps": 20,
-    "attack_starts": 2,
 }
-_PAPER: dict[str, Any] = {**_DEFAULT, "trials": 15, "test": 10_000, "attack_steps": 100, "attack_starts": 5}
+_PAPER: dict[str, Any] = {**_DEFAULT, **protocol.THOROUGHLY, "trials": 15, "test": 10_000}
 _SMOKE: dict[str, Any] = {
     **_DEFAULT,
-    "defence": ("adversarial", "coap"),
+    **two_tasks.SMOKE,
     "spheres_epsilon": (0.2, 1.0),
     "linear_epsilon": (1.0, 5.0),
     "learning_rates": (0.1, 0.001),
-    "epochs": 20,
     "every": 20,
-    "spheres_dim": (20,),
-    "linear_dim": (50,),
-    "n": (20,),
     "width": 10,
-    "trials": 2,
-    "test": 100,
-    "attack_steps": 5,
-    "attack_starts": 1,
 }
 
 
@@ -92,24 +70,14 @@ def grid(settings: SelectionSettings) -> sweep.Grid:
 def cell(settings: SelectionSettings) -> sweep.Cell:
     """Train a network with every learning rate and measure all of them, on the test and on the validation sample."""
 
-    def prepare(coords, key):
-        data_key, init_key, _ = jr.split(key, 3)
-        return two_tasks.draw(settings, coords, data_key, init_key, (settings.width,))
-
     def run(coords, key, problem):
         # The same keys as in `l2-budget`: with the same settings the same networks.
-        *_, fit_key = jr.split(key, 3)
-        batch_key, validation_key, test_key = jr.split(fit_key, 3)
-        threat, loss = L2(coords["epsilon"]), loss_of(coords["defence"], protocol.training_attack)
+        keys, threat = tuple(jr.split(key, 3)), L2(coords["epsilon"])
 
         def with_rate(rate):
-            recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs, batch=settings.batch)
-            fit = problem.fit(batch_key, threat, loss, recipe)
-            held_out = metrics.evaluate(
-                validation_key, fit.network, problem.task, threat, protocol.quick_attack, n=settings.test
-            )
+            fit, held_out = protocol.candidate(settings, coords["defence"], keys, problem, threat, rate)
             return {
-                **protocol.evaluated(settings, test_key, fit.network, problem, threat),
+                **protocol.evaluated(settings, keys[2], fit.network, problem, threat),
                 **{f"validation_{name}": held_out[name] for name in ERRORS},
                 "train_loss": fit.history["loss"][-1],
                 "unfinished": fit.diverged,
@@ -119,7 +87,7 @@ def cell(settings: SelectionSettings) -> sweep.Cell:
         # A rate that diverges is what a selection has to cope with; a cell fails only if nothing else is left.
         return {**found, "diverged": jnp.all(found.pop("unfinished"))}
 
-    return sweep.Staged(prepare, run)
+    return two_tasks.staged(settings, lambda coords: (settings.width,), run)
 
 
 ERRORS = ("standard_error", "robust_error", "certified_error")
@@ -127,23 +95,19 @@ ERRORS = ("standard_error", "robust_error", "certified_error")
 
 def by_rule(result: xr.Dataset) -> xr.Dataset:
     """The result with a dimension "rule" in place of "learning_rate": what each of `RULES` selects in every cell."""
-    chosen = {rule: result.isel(learning_rate=_chosen(result, *names)) for rule, names in RULES.items()}
+    chosen = {
+        rule: result.isel(learning_rate=trials.least(result, "learning_rate", *names)) for rule, names in RULES.items()
+    }
     return xr.concat(
         [one.drop_vars("learning_rate") for one in chosen.values()], xr.IndexVariable("rule", list(chosen))
     )
 
 
-def _chosen(result: xr.Dataset, score: str, tie_break: str) -> xr.DataArray:
-    """The position with the smallest score, ties by the tie-break, then by order; NaN counts as the worst."""
-    least = result[score].fillna(float("inf"))
-    tied = least == least.min("learning_rate")
-    return result[tie_break].fillna(float("inf")).where(tied, float("inf")).argmin("learning_rate")
-
-
 def verdict(result: xr.Dataset) -> Verdict:
     """How far the papers' rule moves the means of robust error from ours, and how far a fixed rate would."""
-    if result["trial"].size < 2:
-        return Verdict(False, "one trial has no standard error; run at least 2 to test the claim")
+    missing = protocol.lacks(result, ())
+    if missing is not None:
+        return missing
     ruled = by_rule(result)
     move = _moved(ruled, OURS, PAPERS)
     fixed = result["robust_error"].where(result["status"] == "ok").mean("trial")

@@ -75,24 +75,21 @@ PROTOCOL: dict[str, Any] = {
     "n": (500,),
     "width": 100,
     "test": 10_000,
-    "attack_steps": 100,
-    "attack_starts": 5,
+    **protocol.THOROUGHLY,
     "margin": (20.0,),
     "inner": INNER,
     "dim": (10,),
     "k": (0,),
     "trials": 5,
 }
-DEFAULT: dict[str, Any] = {"test": 2000, "attack_steps": 20, "attack_starts": 2}
+DEFAULT: dict[str, Any] = {"test": 2000, **protocol.QUICKLY}
 SMOKE: dict[str, Any] = {
     "defence": ("adversarial", "coap"),
     "learning_rates": (0.1,),
     "epochs": 20,
     "n": (50,),
     "width": 20,
-    "test": 100,
-    "attack_steps": 5,
-    "attack_starts": 1,
+    **protocol.BRIEFLY,
     "inner": (1.0,),
     "trials": 2,
 }

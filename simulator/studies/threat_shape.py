@@ -11,10 +11,11 @@ import xarray as xr
 from simulator import plots, span, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.studies import protocol, two_tasks
+from simulator.studies.defences import DEFENCES
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import SettingsError, setting
 from simulator.studies.study import Study, Verdict
-from simulator.studies.two_tasks import TASKS, TwoTasksSettings
+from simulator.studies.two_tasks import THESIS, TwoTasksSettings
 from simulator.threats import L2, Orthogonal, Segments, SignalDirected, Threat
 
 SHAPES = ("signal", "orthogonal", "ball", "segments")
@@ -39,55 +40,27 @@ class ThreatShapeSettings(TwoTasksSettings):
 
 
 _DEFAULT: dict[str, Any] = {
-    "task": TASKS,
+    **THESIS,
+    **protocol.QUICKLY,
     "shape": SHAPES,
     "defence": ("standard", "adversarial", "coap"),
     "spheres_epsilon": (0.3, 1.0, 2.0, 4.0),
     "linear_epsilon": (2.0, 3.0, 4.0, 5.0),
-    "learning_rates": (0.1, 0.01, 0.001),
-    "selection": "validation",
-    "momentum": 0.95,
-    "epochs": 150,
-    "batch": 0,
     "every": 15,
-    "spheres_dim": (100,),
-    "inner": 1.0,
-    "outer": 12.0,
-    "linear_dim": (1000,),
-    "margin": 6.0,
-    "noise": 1.0,
     "k": 10,
-    "n": (50,),
     "width": 100,
     "trials": 4,
     "test": 1000,
-    "attack_steps": 20,
-    "attack_starts": 2,
 }
-_PAPER: dict[str, Any] = {
-    **_DEFAULT,
-    "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
-    "trials": 15,
-    "test": 10_000,
-    "attack_steps": 100,
-    "attack_starts": 5,
-}
+_PAPER: dict[str, Any] = {**_DEFAULT, **protocol.THOROUGHLY, "defence": DEFENCES, "trials": 15, "test": 10_000}
 _SMOKE: dict[str, Any] = {
     **_DEFAULT,
+    **two_tasks.SMOKE,
     "shape": ("signal", "orthogonal"),
-    "defence": ("adversarial", "coap"),
     "spheres_epsilon": (2.0,),
     "linear_epsilon": (4.0,),
-    "learning_rates": (0.01,),
     "epochs": 15,
-    "spheres_dim": (20,),
-    "linear_dim": (50,),
-    "n": (20,),
     "width": 10,
-    "trials": 2,
-    "test": 100,
-    "attack_steps": 5,
-    "attack_starts": 1,
 }
 
 

@@ -2,15 +2,46 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import networks, span, sweep
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
+from simulator.studies import protocol
 from simulator.studies.protocol import Protocol
 from simulator.studies.settings import SettingsError, setting
 
 TASKS = ("spheres", "linear")
+
+THESIS: dict[str, Any] = {
+    "task": TASKS,
+    "learning_rates": (0.1, 0.01, 0.001),
+    "selection": "validation",
+    "momentum": 0.95,
+    "epochs": 150,
+    "batch": 0,
+    "spheres_dim": (100,),
+    "inner": 1.0,
+    "outer": 12.0,
+    "linear_dim": (1000,),
+    "margin": 6.0,
+    "noise": 1.0,
+    "n": (50,),
+}
+"""Both tasks and their recipe as in the thesis, appendix C.2."""
+SMOKE: dict[str, Any] = {
+    "defence": ("adversarial", "coap"),
+    "learning_rates": (0.01,),
+    "epochs": 20,
+    "spheres_dim": (20,),
+    "linear_dim": (50,),
+    "n": (20,),
+    "trials": 2,
+    **protocol.BRIEFLY,
+}
+"""What makes a run a matter of seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +109,20 @@ def grid(
         ),
         **trailing,
     )
+
+
+def staged(
+    settings: TwoTasksSettings,
+    widths: Callable[[sweep.Coords], tuple[int, ...]],
+    run: Callable[[sweep.Coords, PRNGKeyArray, span.Problem], dict],
+) -> sweep.Staged:
+    """The cell that draws a problem with hidden layers of `widths(coords)`, and runs `run(coords, key, problem)`."""
+
+    def prepare(coords, key):
+        data_key, init_key, _ = jr.split(key, 3)
+        return draw(settings, coords, data_key, init_key, widths(coords))
+
+    return sweep.Staged(prepare, lambda coords, key, problem: run(coords, jr.split(key, 3)[2], problem))
 
 
 def draw(
