@@ -151,8 +151,8 @@ def _remarks(result: xr.Dataset) -> list[str]:
             parts.append(f"{name}: {nearest['inner'].item():g} (mean distance {float(nearest):.1f})")
     return [
         "The published bars depend on radius / margin alone: 5d at 2, 2.5 and 3 over 20 has the heights of 5f at 3 "
-        "over 30, 24 and 20, within 0.1, and 7b those of 7a, within 1, if its radius is 0.949. Ours depend on the inner "
-        f"radius too; the one that comes nearest differs between figures: {', '.join(parts)}."
+        "over 30, 24 and 20, within 0.1, and 7b those of 7a, within 1, if its radius is 0.949. Ours depend on the "
+        f"inner radius too; the one that comes nearest differs between figures: {', '.join(parts)}."
     ]
 
 
