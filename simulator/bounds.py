@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from simulator.networks import Affine, Layers, Network, ReLU, contrast, times
+from simulator.networks import Affine, Layers, Network, ReLU, by_row, contrast, times
 from simulator.threats import Threat
 
 
@@ -102,7 +102,10 @@ def _method(name: str) -> Method:
 
 def _first_box(affine: Affine, threat: Threat, z: Float[Array, " h"]) -> Box:
     """Exact bounds of the first affine layer, whose value at x is z: z - h(-w) and z + h(w) for each row w."""
-    up, down = jax.vmap(threat.support)(affine.weight), jax.vmap(threat.support)(-affine.weight)
+    up = jax.vmap(threat.support)(affine.weight)
+    if threat.symmetric:
+        return Box(z, up)
+    down = jax.vmap(threat.support)(-affine.weight)
     return Box(z + (up - down) / 2, (up + down) / 2)
 
 
@@ -133,26 +136,33 @@ def _relu_lines(box: Box, slope: str) -> tuple[Array, Array, Array]:
 
 
 def _backward(
-    layers: Layers, rows: Float[Array, "m out"], boxes: list[Box], slope: str
-) -> tuple[Float[Array, "m h"], Float[Array, " m"]]:
-    """(A, c) with rows @ layers(x') >= A @ (first affine layer)(x') + c wherever the boxes hold."""
-    constant = jnp.zeros(rows.shape[0], rows.dtype)
+    layers: Layers, row: Float[Array, " out"], boxes: list[Box], slope: str
+) -> tuple[Float[Array, " h"], Float[Array, ""]]:
+    """(a, c) with <row, layers(x')> >= <a, (first affine layer)(x')> + c wherever the boxes hold."""
+    constant = jnp.zeros((), row.dtype)
     remaining = list(boxes)
     for layer in reversed(layers[1:]):
         if isinstance(layer, ReLU):
             lower, upper, intercept = _relu_lines(remaining.pop(), slope)
             # A neuron is bounded from below where it counts positively, from above where it counts negatively.
-            constant = constant + jnp.sum(jnp.where(rows < 0, rows * intercept[None], 0), axis=1)
-            rows = rows * (upper[None] if lower is upper else jnp.where(rows < 0, upper[None], lower[None]))
+            constant = constant + jnp.sum(jnp.where(row < 0, row * intercept, 0))
+            row = row * (upper if lower is upper else jnp.where(row < 0, upper, lower))
         else:
-            constant = constant + times(rows, layer.bias)
-            rows = times(rows, layer.weight)
-    return rows, constant
+            constant = constant + times(row, layer.bias)
+            row = times(row, layer.weight)
+    return row, constant
 
 
-def _resolve(first: Affine, threat: Threat, z: Float[Array, " h"], rows: Float[Array, "m h"], constant) -> Array:
-    """min over x + B of rows @ first(x') + constant, where z = first(x)."""
-    return rows @ z + constant + threat.least_through(first.weight, rows)
+def _resolve(first: Affine, threat: Threat, z: Float[Array, " h"], row: Float[Array, " h"], constant) -> Array:
+    """min over x + B of <row, first(x')> + constant, where z = first(x)."""
+    return row @ z + constant + threat.least_through(first.weight, row)
+
+
+def _backward_lower(
+    layers: Layers, threat: Threat, z: Float[Array, " h"], rows: Float[Array, "m out"], boxes: list[Box], slope: str
+) -> Float[Array, " m"]:
+    """Lower bounds over x + B of <row, layers(x')>, where z is the first layer's value at x."""
+    return by_row(lambda row: _resolve(layers[0], threat, z, *_backward(layers, row, boxes, slope)), rows)
 
 
 def _backward_boxes(layers: Layers, threat: Threat, z: Float[Array, " h"], slope: str) -> list[Box]:
@@ -162,7 +172,7 @@ def _backward_boxes(layers: Layers, threat: Threat, z: Float[Array, " h"], slope
         width = layers[end].bias.shape[0]
         identity = jnp.eye(width, dtype=z.dtype)
         rows = jnp.concatenate([identity, -identity])
-        both = _resolve(layers[0], threat, z, *_backward(layers[: end + 1], rows, boxes, slope))
+        both = _backward_lower(layers[: end + 1], threat, z, rows, boxes, slope)
         boxes.append(Box.between(both[:width], -both[width:]))
     return boxes
 
@@ -195,7 +205,7 @@ def _interval_lower(network: Network, threat: Threat, x, rows, merged: bool) -> 
         layers = _merged(network, rows)
         return _interval_boxes(layers, threat, layers[0](x))[-1].lower
     box = _interval_boxes(network.layers, threat, network.layers[0](x))[-1]
-    return times(jnp.maximum(rows, 0), box.lower) + times(jnp.minimum(rows, 0), box.upper)
+    return by_row(lambda row: times(jnp.maximum(row, 0), box.lower) + times(jnp.minimum(row, 0), box.upper), rows)
 
 
 def lower(
@@ -212,7 +222,7 @@ def lower(
         return _interval_lower(network, threat, x, rows, merged)
     z = network.layers[0](x)
     boxes = _preactivations(network, threat, z, row)
-    return _resolve(network.layers[0], threat, z, *_backward(network.layers, rows, boxes, row.slope))
+    return _backward_lower(network.layers, threat, z, rows, boxes, row.slope)
 
 
 def _gradient_worst(network: Network, threat: Threat, x, rows, method: str, merged: bool) -> Float[Array, "m d"]:
@@ -248,9 +258,9 @@ def margin(
         bound = lower(network, threat, x, rows, method, merged)
         worst = _gradient_worst(network, threat, x, rows, method, merged)
     else:
-        slopes, constant = _backward(network.layers, rows, boxes, row.slope)
-        bound = _resolve(first, threat, z, slopes, constant)
-        worst = threat.worst_through(first.weight, -slopes)
+        slopes, constant = by_row(lambda one: _backward(network.layers, one, boxes, row.slope), rows)
+        bound = jax.vmap(lambda one, c: _resolve(first, threat, z, one, c))(slopes, constant)
+        worst = jax.vmap(lambda one: threat.worst_through(first.weight, -one))(slopes)
     return Bound(bound, worst, unstable_share(boxes, x.dtype))
 
 

@@ -4,7 +4,7 @@ A class label is an index 0..K-1.  Where the data say y = -1, +1, `label` maps t
 output f stands for the two logits (0, f).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -87,17 +87,25 @@ def contrast(network: Network, label: Int[Array, ""], rivals: Int[Array, " m"]) 
     return logits[label][None] - logits[rivals]
 
 
-def times(rows: Float[Array, "m outputs"], values: Float[Array, "outputs ..."]) -> Float[Array, "m ..."]:
-    """rows @ values; for a single output an elementwise product, which costs a batch of examples far less."""
-    if rows.shape[1] > 1:
-        return rows @ values
-    # Row by row, since axes of length 1 in the middle of a batch make its sums slow.
-    return jnp.stack([row[0] * values[0] for row in rows])
+def by_row(function: Callable[[Array], Any], rows: Float[Array, "m ..."]) -> Any:
+    """`function` of every row, stacked along the leading axis.
+
+    A single row is not mapped over: an axis of length 1 in the middle of a batch makes its sums and products slower.
+    """
+    if rows.shape[0] == 1:
+        return jax.tree.map(lambda leaf: leaf[None], function(rows[0]))
+    return jax.vmap(function)(rows)
+
+
+def times(row: Float[Array, " outputs"], values: Float[Array, "outputs ..."]) -> Float[Array, "..."]:
+    """row @ values; for a single output an elementwise product, which costs a batch of examples far less."""
+    return row @ values if row.shape[0] > 1 else row[0] * values[0]
 
 
 def margins(network: Network, x: Float[Array, " d"], label: Int[Array, ""]) -> Float[Array, " rivals"]:
     """logit[label] - logit[k] at x for every other class k; the prediction is right iff all are positive."""
-    return times(contrast(network, label, others(network, label)), network.outputs(x))
+    outputs = network.outputs(x)
+    return by_row(lambda row: times(row, outputs), contrast(network, label, others(network, label)))
 
 
 def cross_entropy(margins: Float[Array, " rivals"]) -> Float[Array, ""]:

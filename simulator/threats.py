@@ -10,6 +10,7 @@ example.
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -48,6 +49,8 @@ class Threat(eqx.Module):
     """A set B of perturbations that contains 0; all vectors are [d], in the units of the data."""
 
     radius: eqx.AbstractVar[Float[Array, "..."] | float]
+    symmetric: ClassVar[bool] = False
+    """Whether -B = B, so that h(-w) = h(w) and nobody computes both."""
 
     @abc.abstractmethod
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
@@ -65,20 +68,17 @@ class Threat(eqx.Module):
         """The set at one example; the same everywhere unless the set is tied to the example's signal direction."""
         return self
 
-    def least_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
-        """The least of <weight^T row, delta> over B, -h(-weight^T row), for each row.
+    def least_through(self, weight: Float[Array, "h d"], row: Float[Array, " h"]) -> Float[Array, ""]:
+        """The least of <weight^T row, delta> over B, -h(-weight^T row).
 
-        A threat with few directions pushes those through `weight` instead of pulling every row back to d dimensions.
+        A threat with few directions pushes those through `weight` instead of pulling the row back to d dimensions.
         """
         # Negated behind the product, where that costs a batch nothing.
-        if rows.shape[0] == 1:
-            # A plain vector: an axis of length 1 in the middle of a batch makes the products of its gradient slower.
-            return -self.support(-(rows[0] @ weight))[None]
-        return jax.vmap(lambda w: -self.support(-w))(rows @ weight)
+        return -self.support(-(row @ weight))
 
-    def worst_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, "m d"]:
-        """The `worst` of weight^T row for each row."""
-        return jax.vmap(self.worst)(rows @ weight)
+    def worst_through(self, weight: Float[Array, "h d"], row: Float[Array, " h"]) -> Float[Array, " d"]:
+        """The `worst` of weight^T row."""
+        return self.worst(row @ weight)
 
     def pieces(self) -> "Threat | None":
         """The convex members of a union, stacked along a leading axis; None if the set is convex itself."""
@@ -92,6 +92,7 @@ class L2(Threat):
     """The Euclidean ball |delta|_2 <= radius; h(w) = radius |w|_2."""
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
+    symmetric = True
 
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * _norm(w)
@@ -107,6 +108,7 @@ class LInf(Threat):
     """The box |delta|_inf <= radius; h(w) = radius |w|_1."""
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
+    symmetric = True
 
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.sum(jnp.abs(w))
@@ -122,6 +124,7 @@ class L1(Threat):
     """The cross-polytope |delta|_1 <= radius; h(w) = radius |w|_inf."""
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
+    symmetric = True
 
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.max(jnp.abs(w))
@@ -149,6 +152,7 @@ class SignalDirected(Threat):
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     direction: Float[Array, "..."] | None = None
+    symmetric = True
 
     def along(self, x: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """The direction and the radius of the segment, in the precision of x."""
@@ -160,12 +164,12 @@ class SignalDirected(Threat):
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.abs(w @ _direction(self))
 
-    def least_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
-        return -self._r(rows) * jnp.abs(rows @ (weight @ _direction(self)))
+    def least_through(self, weight: Float[Array, "h d"], row: Float[Array, " h"]) -> Float[Array, ""]:
+        return -self._r(row) * jnp.abs(row @ (weight @ _direction(self)))
 
-    def worst_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, "m d"]:
+    def worst_through(self, weight: Float[Array, "h d"], row: Float[Array, " h"]) -> Float[Array, " d"]:
         s = _direction(self)
-        return jnp.outer(self._r(rows) * jnp.sign(rows @ (weight @ s)), s)
+        return self._r(row) * jnp.sign(row @ (weight @ s)) * s
 
     def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
         s = _direction(self)
@@ -185,6 +189,7 @@ class Orthogonal(Threat):
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     direction: Float[Array, "..."] | None = None
+    symmetric = True
 
     def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "Orthogonal":
         return Orthogonal(self.radius, signal) if self.direction is None else self
@@ -213,6 +218,7 @@ class Segments(Threat):
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     directions: Float[Array, "k d"]
+    symmetric = True
 
     @staticmethod
     def random(key: PRNGKeyArray, dim: int, k: int, radius) -> "Segments":
@@ -233,8 +239,8 @@ class Segments(Threat):
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.max(jnp.abs(self.directions @ w))
 
-    def least_through(self, weight: Float[Array, "h d"], rows: Float[Array, "m h"]) -> Float[Array, " m"]:
-        return -self._r(rows) * jnp.max(jnp.abs(rows @ (weight @ self.directions.T)), axis=1)
+    def least_through(self, weight: Float[Array, "h d"], row: Float[Array, " h"]) -> Float[Array, ""]:
+        return -self._r(row) * jnp.max(jnp.abs(row @ (weight @ self.directions.T)))
 
     def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
         along = self.directions @ w

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from test_threats import THREATS, members, outside
+from test_threats import THREATS, frame, members, outside
 
 from simulator import attacks, bounds, data, losses, networks, threats, train
 
@@ -251,6 +251,36 @@ def details(threat):
             return found, at_worst, boxes
 
         return jax.tree.map(np.asarray, quick_jit(jax.vmap(one))(stack))
+
+
+class OneSided(threats.Threat):
+    """The segment {beta s : 0 <= beta <= radius}, which is not symmetric."""
+
+    radius: float
+    direction: jax.Array
+
+    def support(self, w):
+        return self.radius * jnp.maximum(w @ self.direction, 0)
+
+    def worst(self, w):
+        return jnp.where(w @ self.direction > 0, self.radius, 0.0) * self.direction
+
+    def project(self, delta):
+        return jnp.clip(delta @ self.direction, 0, self.radius) * self.direction
+
+
+@every_method
+def test_a_set_that_is_not_symmetric_is_bounded_on_both_sides(method, float64):
+    rng, dim = np.random.default_rng(6), 5
+    network, x = random_network(rng, dim, (12, 8), 3), jnp.asarray(rng.normal(size=dim))
+    threat = OneSided(1.5, jnp.asarray(frame(dim)[0]))
+    members = jnp.outer(jnp.linspace(0, threat.radius, 200), threat.direction)
+    first = jax.vmap(lambda delta: network.layers[0](x + delta))(members)
+    box = bounds.preactivations(network, threat, x, method)[0]
+    np.testing.assert_allclose([box.lower, box.upper], [first.min(axis=0), first.max(axis=0)], rtol=1e-12)
+    bound = bounds.margin(network, threat, x, jnp.array(1), method)
+    logits = jax.vmap(lambda delta: network(x + delta))(members)
+    assert np.all(bound.lower <= (logits[:, 1:2] - logits).min(axis=0) + 1e-9)
 
 
 @some_threats

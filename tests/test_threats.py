@@ -194,10 +194,17 @@ def test_worst_of_zero_is_zero(name):
 
 
 @every_threat
+def test_a_set_that_calls_itself_symmetric_reaches_as_far_backwards(name, float64):
+    threat, w = THREATS[name](0.7, DIM), jnp.asarray(vectors())
+    forwards, backwards = jax.vmap(threat.support)(w), jax.vmap(threat.support)(-w)
+    assert threat.symmetric == np.array_equal(forwards, backwards)
+
+
+@every_threat
 def test_least_through_a_matrix_is_the_least_of_the_products(name, float64):
     rng = np.random.default_rng(2)
     weight, rows = jnp.asarray(rng.normal(size=(4, DIM))), jnp.asarray(rng.normal(size=(5, 4)))
-    found = THREATS[name](0.7, DIM).least_through(weight, rows)
+    found = jax.vmap(THREATS[name](0.7, DIM).least_through, (None, 0))(weight, rows)
     np.testing.assert_allclose(found, -0.7 * dual_norm(name, np.asarray(rows @ weight)), rtol=1e-12)
 
 
@@ -205,7 +212,8 @@ def test_least_through_a_matrix_is_the_least_of_the_products(name, float64):
 def test_worst_through_a_matrix_attains_the_support_of_the_products(name, float64):
     rng = np.random.default_rng(2)
     weight, rows = rng.normal(size=(4, DIM)), rng.normal(size=(5, 4))
-    found = np.asarray(THREATS[name](0.7, DIM).worst_through(jnp.asarray(weight), jnp.asarray(rows)))
+    worst_through = THREATS[name](0.7, DIM).worst_through
+    found = np.asarray(jax.vmap(worst_through, (None, 0))(jnp.asarray(weight), jnp.asarray(rows)))
     assert np.all(outside(name, 0.7, found) <= 1e-12)
     np.testing.assert_allclose(
         np.sum(found * (rows @ weight), axis=1), 0.7 * dual_norm(name, rows @ weight), rtol=1e-12
