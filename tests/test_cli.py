@@ -44,7 +44,7 @@ def figure(result, published):
 
 SMALL = ToySettings(defence=("coap", "adversarial"), epsilon=(0.1, 0.3), dim=3, trials=2)
 STUDY = Study("toy", "Errors grow.", dict.fromkeys(SCALES, SMALL), grid, cell, figure, lambda r: Verdict(True, "yes"),
-              published=(Published("robust_error", {"defence": "coap"}, "epsilon", {0.1: 0.2, 9.0: 1.0}, "a paper"),),
+              published=(Published("robust_error", {"defence": "coap"}, "epsilon", {0.1: 0.2, 9.0: 1}, "a paper", 5),),
               core=True)
 """
 

@@ -75,7 +75,7 @@ def test_provenance_is_of_a_commit(kept):
 
 def toy(measured, published):
     """A study of one published curve, and two trials of a result around `measured`."""
-    curve = studies.Published("robust_error", {"defence": "coap"}, "epsilon", {1.0: published}, "Somebody, Fig 1")
+    curve = studies.Published("robust_error", {"defence": "coap"}, "epsilon", {1.0: published}, "Somebody, Fig 1", 2)
     base = STUDIES["budget"]
     study = dataclasses.replace(base, name="toy", published=(curve,), remarks=lambda result: ["They rounded."])
     values = [[[measured - 0.01, measured + 0.01]]]
@@ -90,10 +90,10 @@ def toy(measured, published):
     return study, result
 
 
-@pytest.mark.parametrize(("published", "words"), [(0.315, "-1.5"), (0.275, "**+2.5**"), (0.3, "+0.0")])
+@pytest.mark.parametrize(("published", "words"), [(0.315, "-1.1"), (0.27, "**+2.1**"), (0.3, "+0.0")])
 def test_differences_beyond_two_standard_errors_are_bold(published, words):
     text = studies.published_text([toy(0.3, published)])
-    # The standard error of two trials 0.02 apart is 0.01.
+    # The standard error of two trials 0.02 apart is 0.01, and so is that of the two published ones.
     assert f"| 0.300 ± 0.010 | {published:.3f} | {0.3 - published:+.3f} | {words} |" in text
     assert f"{int('*' in words)} of 1 values differ" in text
     assert "- They rounded." in text

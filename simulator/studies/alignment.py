@@ -13,7 +13,7 @@ from simulator.studies import protocol, two_tasks
 from simulator.studies.defences import DEFENCES
 from simulator.studies.settings import SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
-from simulator.studies.two_tasks import THESIS, TwoTasksSettings
+from simulator.studies.two_tasks import THESIS, THESIS_TRIALS, TwoTasksSettings
 from simulator.threats import L2
 
 
@@ -43,7 +43,7 @@ def _settings(**changes) -> AlignmentSettings:
         "epochs": 300,
         "every": 5,
         "width": 100,
-        "trials": 15,
+        "trials": THESIS_TRIALS,
         "test": 10_000,
         "history_test": 500,
         "samples": 500,
@@ -181,7 +181,7 @@ def notes(settings: AlignmentSettings) -> dict[str, str]:
 def _published(defence: str, variable: str, values: dict[float, float]) -> Published:
     at = {"task": "spheres", "defence": defence, "n": 50, "dim": 100, "epsilon": 1.0}
     source = "De Bartolomeis, master thesis, Fig 3.9 (digitised; its radius is not printed, ours is 1)"
-    return Published(f"{variable}_history", at, "epoch", values, source)
+    return Published(f"{variable}_history", at, "epoch", values, source, THESIS_TRIALS)
 
 
 STUDY = Study(

@@ -10,7 +10,19 @@ import xarray as xr
 from simulator import plots, store, trials
 from simulator.studies.study import Published, Study
 
-COMPARISON = ("study", "variable", "defence", "where", "measured", "sem", "trials", "published", "difference", "source")
+COMPARISON = (
+    "study",
+    "variable",
+    "defence",
+    "where",
+    "measured",
+    "sem",
+    "trials",
+    "published",
+    "difference",
+    "difference_sem",
+    "source",
+)
 
 DATA = "data"
 """The folder, beside the figures, of the results they were drawn from."""
@@ -55,8 +67,9 @@ beside ours in [published.md](published.md).
 """
 _PUBLISHED = """# Published values beside ours
 
-Written by `simulator reproduce`. Measured: mean ± standard error over trials; last column: the difference in standard
-errors, **bold** beyond 2 (and beyond the 0.002 to which figures could be digitised).
+Written by `simulator reproduce`. Measured: mean ± standard error over trials. Last column: the difference in standard
+errors of a difference between two means, ours and the published one, whose trials are taken to vary as ours do;
+**bold** beyond 2 (and beyond the 0.002 to which figures could be digitised).
 
 """
 READ_TO = 0.002
@@ -69,10 +82,11 @@ def _against_published(study: Study, table: pd.DataFrame, result: xr.Dataset) ->
         return ""
     rows, apart = [], 0
     for row in table.itertuples():
-        away = abs(row.difference) / row.sem if row.sem > 0 else np.inf * abs(row.difference)
+        known = row.difference_sem > 0
+        away = abs(row.difference) / row.difference_sem if known else np.inf * abs(row.difference)
         beyond = away > 2 and abs(row.difference) > READ_TO
         apart += beyond
-        words = f"{row.difference / row.sem:+.1f}" if row.sem > 0 else "-"
+        words = f"{row.difference / row.difference_sem:+.1f}" if known else "-"
         numbers = f"{row.measured:.3f} ± {row.sem:.3f} | {row.published:.3f} | {row.difference:+.3f}"
         rows.append(
             f"| {row.variable} | {row.defence} | {row.where} | {numbers} | {f'**{words}**' if beyond else words} |"
@@ -125,6 +139,8 @@ _NOTES = ("attack", "certified_by", "selection", "interval")
 def comparison(study: Study, result: xr.Dataset) -> pd.DataFrame:
     """Every published value the grid contains: measured mean over trials, its standard error, and the difference.
 
+    A published mean has a sampling error too.  Where its trials vary as ours do, with standard deviation s, the
+    difference between means of T and of T' trials has the standard error s sqrt(1/T + 1/T') = sem sqrt(1 + T/T').
     Along "epoch" the measured history is interpolated linearly between its records.
     """
     rows = []
@@ -136,7 +152,9 @@ def comparison(study: Study, result: xr.Dataset) -> pd.DataFrame:
             found = _at(statistics, curve.along, value)
             if found is not None:
                 labels = (study.name, curve.variable, curve.at["defence"], _where(curve, value))
-                rows.append((*labels, *found, published, found[0] - published, curve.source))
+                measured, sem, ours = found
+                of_difference = sem * (1 + ours / curve.trials) ** 0.5
+                rows.append((*labels, *found, published, measured - published, of_difference, curve.source))
     return pd.DataFrame(rows, columns=COMPARISON)
 
 

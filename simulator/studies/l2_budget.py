@@ -14,7 +14,7 @@ from simulator.studies.defences import DEFENCES
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
 from simulator.studies.study import Published, Study, Verdict
-from simulator.studies.two_tasks import TASKS, THESIS, TwoTasksSettings
+from simulator.studies.two_tasks import TASKS, THESIS, THESIS_TRIALS, TwoTasksSettings
 from simulator.threats import L2
 
 NEAR = 0.05
@@ -43,7 +43,7 @@ _THESIS: dict[str, Any] = {
     "counted_epsilon": (0.2, 0.4, 0.8, 1.0),
     "every": 5,
     "width": 100,
-    "trials": 15,
+    "trials": THESIS_TRIALS,
     # The thesis has 100,000, at ten times the cost: a mean over 15 trials has a sampling error of at most 0.0013 with
     # these, far below what trials differ by.
     "test": 10_000,
@@ -133,13 +133,17 @@ def _listed(rates: xr.DataArray) -> str:
 def _errors(defence: str, values: tuple[float, ...]) -> Published:
     source = "De Bartolomeis, master thesis, Fig 3.7a (digitised, about 0.002)"
     at = {"task": "linear", "defence": defence, "n": 50, "dim": 1000}
-    return Published("robust_error", at, "epsilon", dict(zip(_THESIS["linear_epsilon"], values, strict=True)), source)
+    return Published(
+        "robust_error", at, "epsilon", dict(zip(_THESIS["linear_epsilon"], values, strict=True)), source, THESIS_TRIALS
+    )
 
 
 def _unstable(task: str, dim: int, values: tuple[float, ...]) -> Published:
     source = "De Bartolomeis, master thesis, Fig 3.8 (digitised; in per cent there)"
     at = {"task": task, "defence": "coap", "n": 50, "dim": dim}
-    return Published("unstable", at, "epsilon", dict(zip((0.2, 0.4, 0.8, 1.0), values, strict=True)), source)
+    return Published(
+        "unstable", at, "epsilon", dict(zip((0.2, 0.4, 0.8, 1.0), values, strict=True)), source, THESIS_TRIALS
+    )
 
 
 STUDY = Study(

@@ -14,6 +14,7 @@ from simulator.studies import protocol
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
+from simulator.studies.two_tasks import THESIS_TRIALS
 from simulator.threats import SignalDirected
 
 EPSILONS = (3.0, 3.5, 4.0, 4.5, 5.0, 5.5)
@@ -97,7 +98,7 @@ _SCALES = {
         learning_rate=(0.1, 0.01),
         momentum=(0.0, 0.95),
         epoch=(50, 100),
-        trials=15,
+        trials=THESIS_TRIALS,
         large_trials=3,
         map_trials=2,
         large_map_trials=1,
@@ -213,6 +214,7 @@ def _published(defence: str, variable: str, values: tuple[float, ...]) -> Publis
         "epsilon",
         dict(zip(EPSILONS, values, strict=True)),
         "De Bartolomeis, master thesis, Fig 4.1 (digitised, about 0.002)",
+        THESIS_TRIALS,
     )
 
 

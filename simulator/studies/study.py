@@ -36,6 +36,8 @@ class Published:
     along: str
     values: Mapping[float, float]
     source: str
+    trials: int
+    """Of how many trials its values are means, whose spread was not published in numbers."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ THESIS: dict[str, Any] = {
     "n": (50,),
 }
 """Both tasks and their recipe as in the thesis, appendix C.2."""
+THESIS_TRIALS = 15
+"""Seeds behind every mean the thesis shows."""
 SMOKE: dict[str, Any] = {
     "defence": ("adversarial", "coap"),
     "learning_rates": (0.01,),

@@ -11,7 +11,7 @@ from simulator.catalogue import CATALOGUE
 from simulator.studies import protocol, spheres
 from simulator.studies.protocol import NEURONS, Protocol
 from simulator.studies.settings import SettingsError, setting
-from simulator.studies.spheres import INNER, LINF, MARGINS, PAPER
+from simulator.studies.spheres import INNER, LINF, MARGINS, PAPER, PAPER_TRIALS
 from simulator.studies.study import SCALES, Published, Study, Verdict
 from simulator.threats import L2, LInf, Threat
 
@@ -169,6 +169,7 @@ def _published(name: str, inner: float) -> Published:
         bars.axis,
         dict(zip(bars.positions, bars.heights, strict=True)),
         f"{PAPER}, Fig {name} (digitised, about 0.2; its inner radius is not stated)",
+        PAPER_TRIALS,
     )
 
 
