@@ -22,6 +22,7 @@ __all__ = [
     "store",
     "studies",
     "sweep",
+    "theory",
     "threats",
     "train",
     "trials",

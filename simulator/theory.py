@@ -1,0 +1,184 @@
+"""Closed forms: what the simulations should find, derived without simulating.
+
+Everything is a pure function of arrays, so that `vmap` puts a whole grid of predictions under a curve.  An error is the
+probability that the margin is not positive; a margin of exactly 0 is an error, as it is in `metrics`.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float
+
+from simulator.data import LinearlySeparable
+from simulator.threats import Threat
+
+
+class Errors(NamedTuple):
+    """Probabilities of a wrong prediction at a fresh example."""
+
+    standard: Float[Array, ""]
+    robust: Float[Array, ""]
+    """Of a wrong prediction at the worst member of the threat."""
+
+
+def _not_positive(mean: Float[Array, "..."], deviation: Float[Array, "..."]) -> Float[Array, "..."]:
+    """P(M <= 0) of a margin M ~ N(mean, deviation^2), which may be a constant."""
+    spread = deviation > 0
+    return jnp.where(spread, norm.cdf(-mean / jnp.where(spread, deviation, 1)), (mean <= 0).astype(mean.dtype))
+
+
+def _over_labels(margin, deviation, reach) -> Errors:
+    """Errors of Gaussian margins, both labels equally likely; margin [2], deviation scalar, reach of the threat [2]."""
+    return Errors(
+        jnp.mean(_not_positive(margin, jnp.broadcast_to(deviation, margin.shape))),
+        jnp.mean(_not_positive(margin - reach, jnp.broadcast_to(deviation, margin.shape))),
+    )
+
+
+def mixture_errors(
+    weight: Float[Array, " d"],
+    bias: Float[Array, ""],
+    mean: Float[Array, " d"],
+    covariance: Float[Array, "d d"],
+    threat: Threat,
+) -> Errors:
+    r"""Errors of sign(<w, x> + b) on the mixture x = y mean + N(0, covariance), y = +-1 equally likely.
+
+    The margin y(<w, x> + b) is Gaussian with mean <w, mean> + y b and variance w^T covariance w, and the worst
+    perturbation lowers it by h(-y w), whatever x is.
+    """
+    sides = jnp.array([1, -1], weight.dtype)
+    reach = jax.vmap(lambda y: threat.support(-y * weight))(sides)
+    return _over_labels(weight @ mean + sides * bias, jnp.sqrt(weight @ covariance @ weight), reach)
+
+
+def separable_errors(
+    weight: Float[Array, " d"], bias: Float[Array, ""], task: LinearlySeparable, threat: Threat
+) -> Errors:
+    r"""Errors of sign(<w, x> + b) on the linearly separable data.
+
+    That is the mixture with mean gamma s and covariance sigma^2 (I - s s^T), at a cost of d instead of d^2:
+    y(<w, x> + b) ~ N(gamma <w, s> + y b, sigma^2 |w - <w, s> s|^2).  A threat tied to the signal is placed along -y s.
+    Raises `ValueError` if the task is folded, where w has coordinates that are no dimensions of the data.
+    """
+    if task.folded:
+        raise ValueError("the task is folded: give the task in the coordinates of the data, and the lifted weights")
+    s, sides = task.direction, jnp.array([1, -1], weight.dtype)
+    along = weight @ s
+    deviation = task.noise * jnp.linalg.norm(weight - along * s)
+    reach = jax.vmap(lambda y: threat.at(s, -y * s).support(-y * weight))(sides)
+    return _over_labels(task.margin * along + sides * bias, deviation, reach)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+
+
+def _wedge(height: Float[Array, ""], angle: Float[Array, ""]) -> Float[Array, ""]:
+    """Owen's T(height, tan angle): the integral of exp(-height^2 / (2 cos^2 t)) over t in [0, angle], over 2 pi.
+
+    By Gauss-Legendre on 64 points; the integrand is smooth and between 0 and 1.
+    """
+    t = angle * (jnp.asarray(_NODES, angle.dtype) + 1) / 2
+    values = jnp.exp(-(height**2) / (2 * jnp.cos(t) ** 2))
+    return angle / 2 * jnp.sum(jnp.asarray(_WEIGHTS, angle.dtype) * values) / (2 * math.pi)
+
+
+def feature_errors(weight: Float[Array, " d"], truth: Float[Array, " d"], threat: Threat) -> Errors:
+    r"""Errors of sign(<w, x>) on noiseless Gaussian features x ~ N(0, I), y = sign(<truth, x>).
+
+    With c the cosine of the angle between w and the truth, U = <w, x>/|w| and T = <truth, x>/|truth| are standard
+    normal with correlation c.  The robust error is P(y U <= v), v = h(w)/|w|, for a threat that keeps the label; by
+    symmetry it is 2 P(T > 0, U <= v) = Phi(v) - 2 T_Owen(v, tan arcsin c), and arccos(c)/pi at v = 0.  The label is
+    that of the unperturbed x, so a threat across the truth is *consistent* (it changes no label).
+
+    **Source:** Donhauser et al. (2021), lemma A.1, which has the same risk as arccos(c)/pi + erf(v/sqrt 2)/2 + I(v, c);
+    the form here was derived anew, and the tests compare the two.
+    """
+    size = jnp.linalg.norm(weight)
+    angle = jnp.arcsin(jnp.clip(weight @ truth / (size * jnp.linalg.norm(truth)), -1, 1))
+    reach = jnp.stack([threat.support(-weight), threat.support(weight)]) / size
+    robust = jax.vmap(lambda v: norm.cdf(v) - 2 * _wedge(v, angle))(reach)
+    return Errors((math.pi / 2 - angle) / math.pi, jnp.mean(robust))
+
+
+def one_neuron_errors(
+    along: Float[Array, ""],
+    across: Float[Array, ""],
+    a: Float[Array, ""],
+    b: Float[Array, ""],
+    task: LinearlySeparable,
+    epsilon: Float[Array, ""],
+) -> Errors:
+    r"""Errors of f(x) = a ReLU(<theta, x>) + b with a > 0 > b under the signal-directed set of radius epsilon.
+
+    f > 0 where <theta, x> > -b/a.  With theta_1 = `along` >= 0 and N = `across`, the norm of the rest, <theta, x> is
+    y gamma theta_1 + sigma N Z, and the worst perturbation moves it by epsilon theta_1 towards the other side:
+    R = (Phi((-(gamma - eps) theta_1 - b/a) / (sigma N)) + Phi((-(gamma - eps) theta_1 + b/a) / (sigma N))) / 2.
+
+    **Source:** thesis, lemma 4.5.
+    """
+    sides = jnp.stack([-b / a, b / a])
+
+    def error(radius):
+        argument = -(task.margin - radius) * along + sides
+        return jnp.mean(norm.cdf(argument / (task.noise * across)))
+
+    return Errors(error(jnp.zeros_like(epsilon)), error(epsilon))
+
+
+def directed_errors(
+    noise_margin: Float[Array, ""], task: LinearlySeparable, trained: Float[Array, ""], tested: Float[Array, ""]
+) -> Errors:
+    r"""Errors of the robust maximum-margin classifier under the signal-directed set, from the margin of the noise.
+
+    Of w = (w_1, w~) with |w| = 1 the worst-case margin on the training data is w_1 (gamma - eps) + |w~| gamma~ at best,
+    gamma~ = `noise_margin` > 0 the maximum margin of the noise part alone, in units of x.  It is largest along
+    ((gamma - eps)_+, gamma~): beyond eps = gamma the signal is given up.  A fresh example then has the margin
+    gamma (gamma - eps)_+ + gamma~ sigma Z, so with `trained` and `tested` the radii of training and evaluation
+
+    robust = Phi(-(gamma - tested) (gamma - trained)_+ / (sigma gamma~)), standard = the same at tested = 0.
+
+    **Source:** derived here; Clarysse et al. (2023) have the same data with r = 2 gamma.
+    """
+    kept = jnp.maximum(task.margin - trained, 0)
+    scale = task.noise * noise_margin
+    return Errors(norm.cdf(-task.margin * kept / scale), norm.cdf(-(task.margin - tested) * kept / scale))
+
+
+class NoiseMargin(NamedTuple):
+    """The proportional limit of the margin of pure noise."""
+
+    margin: Float[Array, ""]
+    """kappa, in units of the noise's standard deviation; 0 where the noise is not separable."""
+    separable: Float[Array, ""]
+    """Whether a direction separates the noise in the limit: ratio > 1/2."""
+    residual: Float[Array, ""]
+    """How far the equation is from holding, relative to the ratio; 0 where the noise is not separable."""
+
+
+def noise_margin(ratio: Float[Array, ""]) -> NoiseMargin:
+    r"""The maximum margin kappa of n labelled points of N(0, I_d) as n, d -> infinity with d/n -> `ratio`.
+
+    kappa is the root of E[(kappa + Z)_+^2] = (kappa^2 + 1) Phi(kappa) + kappa phi(kappa) = ratio, whose left side
+    increases from 1/2 at kappa = 0: noise is separable exactly where ratio > 1/2 (Cover, 1965; Gardner, 1988).
+    Since it is at least kappa^2 for kappa >= 0, the root is at most sqrt(ratio): bisected to the last bit.
+    """
+
+    def excess(kappa):
+        return (kappa**2 + 1) * norm.cdf(kappa) + kappa * norm.pdf(kappa) - ratio
+
+    def halve(_, ends):
+        low, high = ends
+        middle = (low + high) / 2
+        below = excess(middle) < 0
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    separable = ratio > 0.5
+    steps = jnp.finfo(ratio.dtype).nmant + 6
+    kappa = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(ratio), jnp.sqrt(ratio)))[0]
+    kappa = jnp.where(separable, kappa, 0)
+    return NoiseMargin(kappa, separable, jnp.where(separable, excess(kappa) / ratio, 0))
