@@ -13,7 +13,7 @@ from test_threats import THREATS, frame
 from simulator import networks, theory, threats
 from simulator.data import LinearlySeparable
 
-DRAWS, DIM = 400_000, 6
+DRAWS, DIM = 1_000_000, 6
 every_threat = pytest.mark.parametrize("name", THREATS)
 
 
