@@ -258,9 +258,12 @@ def margin(
         bound = lower(network, threat, x, rows, method, merged)
         worst = _gradient_worst(network, threat, x, rows, method, merged)
     else:
-        slopes, constant = by_row(lambda one: _backward(network.layers, one, boxes, row.slope), rows)
-        bound = jax.vmap(lambda one, c: _resolve(first, threat, z, one, c))(slopes, constant)
-        worst = jax.vmap(lambda one: threat.worst_through(first.weight, -one))(slopes)
+
+        def resolved(one):
+            slopes, constant = _backward(network.layers, one, boxes, row.slope)
+            return _resolve(first, threat, z, slopes, constant), threat.worst_through(first.weight, -slopes)
+
+        bound, worst = by_row(resolved, rows)
     return Bound(bound, worst, unstable_share(boxes, x.dtype))
 
 

@@ -5,13 +5,14 @@ probability that the margin is not positive; a margin of exactly 0 is an error, 
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from simulator.data import LinearlySeparable
 from simulator.threats import Threat
@@ -31,12 +32,15 @@ def _not_positive(mean: Float[Array, "..."], deviation: Float[Array, "..."]) -> 
     return jnp.where(spread, norm.cdf(-mean / jnp.where(spread, deviation, 1)), (mean <= 0).astype(mean.dtype))
 
 
-def _over_labels(margin, deviation, reach) -> Errors:
-    """Errors of Gaussian margins, both labels equally likely; margin [2], deviation scalar, reach of the threat [2]."""
-    return Errors(
-        jnp.mean(_not_positive(margin, jnp.broadcast_to(deviation, margin.shape))),
-        jnp.mean(_not_positive(margin - reach, jnp.broadcast_to(deviation, margin.shape))),
-    )
+def _over_labels(centre, deviation, weight, bias, placed: Callable[[Array], Threat]) -> Errors:
+    """Errors of margins N(centre + y bias, deviation^2) that the set `placed(y)` lowers by h(-y w), y = +-1."""
+
+    def side(y):
+        mean = centre + y * bias
+        reach = placed(y).support(-y * weight)
+        return Errors(_not_positive(mean, deviation), _not_positive(mean - reach, deviation))
+
+    return jax.tree.map(jnp.mean, jax.vmap(side)(jnp.array([1, -1], weight.dtype)))
 
 
 def mixture_errors(
@@ -51,9 +55,7 @@ def mixture_errors(
     The margin y(<w, x> + b) is Gaussian with mean <w, mean> + y b and variance w^T covariance w, and the worst
     perturbation lowers it by h(-y w), whatever x is.
     """
-    sides = jnp.array([1, -1], weight.dtype)
-    reach = jax.vmap(lambda y: threat.support(-y * weight))(sides)
-    return _over_labels(weight @ mean + sides * bias, jnp.sqrt(weight @ covariance @ weight), reach)
+    return _over_labels(weight @ mean, jnp.sqrt(weight @ covariance @ weight), weight, bias, lambda y: threat)
 
 
 def separable_errors(
@@ -67,11 +69,10 @@ def separable_errors(
     """
     if task.folded:
         raise ValueError("the task is folded: give the task in the coordinates of the data, and the lifted weights")
-    s, sides = task.direction, jnp.array([1, -1], weight.dtype)
+    s = task.direction
     along = weight @ s
     deviation = task.noise * jnp.linalg.norm(weight - along * s)
-    reach = jax.vmap(lambda y: threat.at(s, -y * s).support(-y * weight))(sides)
-    return _over_labels(task.margin * along + sides * bias, deviation, reach)
+    return _over_labels(task.margin * along, deviation, weight, bias, lambda y: threat.at(s, -y * s))
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
@@ -80,7 +81,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 def _wedge(height: Float[Array, ""], angle: Float[Array, ""]) -> Float[Array, ""]:
     """Owen's T(height, tan angle): the integral of exp(-height^2 / (2 cos^2 t)) over t in [0, angle], over 2 pi.
 
-    By Gauss-Legendre on 64 points; the integrand is smooth and between 0 and 1.
+    By Gauss-Legendre on 64 points; the integrand is smooth and between 0 and 1.  (SciPy's function cannot be traced.)
     """
     t = angle * (jnp.asarray(_NODES, angle.dtype) + 1) / 2
     values = jnp.exp(-(height**2) / (2 * jnp.cos(t) ** 2))
@@ -121,11 +122,10 @@ def one_neuron_errors(
 
     **Source:** thesis, lemma 4.5.
     """
-    sides = jnp.stack([-b / a, b / a])
+    thresholds, deviation = jnp.stack([-b / a, b / a]), task.noise * across
 
     def error(radius):
-        argument = -(task.margin - radius) * along + sides
-        return jnp.mean(norm.cdf(argument / (task.noise * across)))
+        return jnp.mean(jax.vmap(_not_positive, (0, None))((task.margin - radius) * along - thresholds, deviation))
 
     return Errors(error(jnp.zeros_like(epsilon)), error(epsilon))
 
@@ -146,7 +146,7 @@ def directed_errors(
     """
     kept = jnp.maximum(task.margin - trained, 0)
     scale = task.noise * noise_margin
-    return Errors(norm.cdf(-task.margin * kept / scale), norm.cdf(-(task.margin - tested) * kept / scale))
+    return Errors(_not_positive(task.margin * kept, scale), _not_positive((task.margin - tested) * kept, scale))
 
 
 class NoiseMargin(NamedTuple):
@@ -154,7 +154,7 @@ class NoiseMargin(NamedTuple):
 
     margin: Float[Array, ""]
     """kappa, in units of the noise's standard deviation; 0 where the noise is not separable."""
-    separable: Float[Array, ""]
+    separable: Bool[Array, ""]
     """Whether a direction separates the noise in the limit: ratio > 1/2."""
     residual: Float[Array, ""]
     """How far the equation is from holding, relative to the ratio; 0 where the noise is not separable."""
