@@ -39,6 +39,15 @@ def devices_per_worker(address: str, cores: int) -> int:
     return max(1, cores // int(address.removeprefix(LOCAL))) if address.startswith(LOCAL) else 0
 
 
+LOCAL_SETTINGS = {
+    # Processes that are spawned, not forked: JAX does not survive a fork.
+    "distributed.worker.multiprocessing-method": "spawn",
+    # A worker is started again by its nanny.  The cluster would give it up if it is not there a few seconds after it
+    # died: also one that was back in between, and has died a second time.
+    "distributed.deploy.lost-worker-timeout": "365 days",
+}
+
+
 @contextmanager
 def connect(address: str, cores: int) -> Iterator[Any]:
     """A client of the cluster at `address`; a local one shares this machine's cores among its workers.
@@ -55,9 +64,8 @@ def connect(address: str, cores: int) -> Iterator[Any]:
         with client:
             yield client
         return
-    # Processes that are spawned, not forked: JAX does not survive a fork.
     with (
-        _dask_settings({"distributed.worker.multiprocessing-method": "spawn"}),
+        _dask_settings(LOCAL_SETTINGS),
         distributed.LocalCluster(
             n_workers=int(address.removeprefix(LOCAL)),
             threads_per_worker=1,
@@ -111,7 +119,7 @@ def spread(client, work: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator
                     yield futures[future], _outcome(future)
                     future.release()
             except TimeoutError:
-                # Twice in a row: a worker that died is replaced within seconds.
+                # Twice in a row: the cluster itself may be about to start one.
                 before, deserted = deserted, _is_deserted(client)
                 if before and deserted:
                     raise ClusterError(
@@ -124,4 +132,7 @@ def spread(client, work: Callable[..., Any], tasks: Sequence[tuple]) -> Iterator
 
 
 def _is_deserted(client) -> bool:
-    return client.cluster is not None and not client.scheduler_info(n_workers=-1)["workers"]
+    """No worker of a local cluster is there, and none is being started."""
+    if client.cluster is None or client.scheduler_info(n_workers=-1)["workers"]:
+        return False
+    return not any(nanny.status.name in ("init", "starting", "running") for nanny in client.cluster.workers.values())
