@@ -32,7 +32,7 @@ def kept(request):
 
 def test_every_study_is_kept():
     assert names("default") == list(STUDIES)
-    assert {"segments", "budget", "margin"} <= set(names("paper"))
+    assert {"segments", "budget", "margin", "l2-budget"} <= set(names("paper"))
 
 
 def test_figures_were_drawn_from_the_data_beside_them(kept):
