@@ -1,6 +1,6 @@
 """The gap between COAP and adversarial training over recipes: what is the objective's, what is where training stopped.
 
-Three published settings, and every recipe that changes one thing about the papers' base recipe: each at all learning
+Four published settings, and every recipe that changes one thing about the papers' base recipe: each at all learning
 rates, looked at after several numbers of epochs.
 """
 
@@ -49,6 +49,9 @@ PROBLEMS = {
     "linear": Published(
         lambda: LinearlySeparable(1000, 6.0, 1.0), 50, 4.5, lambda radius, problem: SignalDirected(radius)
     ),
+    "linear-ball": Published(
+        lambda: LinearlySeparable(1000, 6.0, 1.0), 50, 4.5, lambda radius, problem: L2(radius)
+    ),
     "segments": Published(
         lambda: ConcentricSpheres(10, 10.0, 30.0),
         500,
@@ -58,7 +61,8 @@ PROBLEMS = {
         widest=100,
     ),
 }
-"""Thesis Fig 3.7b (l2 ball), thesis Fig 4.1 (along the signal), and paper 2, Fig 2a (inner radius not stated)."""
+"""Thesis Fig 3.7b (l2 ball), Fig 4.1 (along the signal), Fig 3.7a (l2 ball), and paper 2, Fig 2a (inner radius not
+stated)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,7 @@ class OptimisationSettings(Evaluation):
 
 _DEFAULT: dict[str, Any] = {
     "problem": tuple(PROBLEMS),
-    "defence": ("adversarial", "coap"),
+    "defence": ("standard", "adversarial", "coap"),
     "learning_rate": (0.1, 0.01, 0.001),
     "momentum": (0.95, 0.0),
     "batch": (0, 10),
