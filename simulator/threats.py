@@ -45,6 +45,16 @@ def _into_ball(delta: Float[Array, " d"], radius: Float[Array, ""]) -> Float[Arr
     return jnp.where(norm > radius, delta * (radius / jnp.where(norm > radius, norm, 1)), delta)
 
 
+def _into_cross_polytope(delta: Float[Array, " d"], radius: Float[Array, ""]) -> Float[Array, " d"]:
+    # Soft threshold at the level that leaves the norm at the radius (Duchi et al., 2008, figure 1).
+    size = jnp.abs(delta)
+    descending = -jnp.sort(-size)
+    excess = (jnp.cumsum(descending) - radius) / jnp.arange(1, delta.size + 1, dtype=delta.dtype)
+    last = jnp.maximum(jnp.sum(descending > excess), 1) - 1
+    shrunk = jnp.sign(delta) * jnp.maximum(size - excess[last], 0)
+    return jnp.where(jnp.sum(size) > radius, shrunk, delta)
+
+
 class Threat(eqx.Module):
     """A set B of perturbations that contains 0; all vectors are [d], in the units of the data."""
 
@@ -63,6 +73,10 @@ class Threat(eqx.Module):
     @abc.abstractmethod
     def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
         """The member of B nearest to delta in the Euclidean norm (of a union, ties go to the lowest index)."""
+
+    def nearest(self, point: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The member of the convex hull of B nearest to a point in the Euclidean norm."""
+        return self.project(point)
 
     def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "Threat":
         """The set at one example; the same everywhere unless the set is tied to the example's signal direction."""
@@ -134,13 +148,7 @@ class L1(Threat):
         return jnp.zeros_like(w).at[largest].set(self._r(w) * jnp.sign(w[largest]))
 
     def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
-        # Soft threshold at the level that leaves the norm at the radius (Duchi et al., 2008, figure 1).
-        radius, size = self._r(delta), jnp.abs(delta)
-        descending = -jnp.sort(-size)
-        excess = (jnp.cumsum(descending) - radius) / jnp.arange(1, delta.size + 1, dtype=delta.dtype)
-        last = jnp.maximum(jnp.sum(descending > excess), 1) - 1
-        shrunk = jnp.sign(delta) * jnp.maximum(size - excess[last], 0)
-        return jnp.where(jnp.sum(size) > radius, shrunk, delta)
+        return _into_cross_polytope(delta, self._r(delta))
 
 
 class SignalDirected(Threat):
@@ -253,6 +261,9 @@ class Segments(Threat):
         # |delta - p u|^2 = |delta|^2 - (2 p <delta, u> - p^2): the nearest member maximises the bracket.
         j = jnp.argmax(2 * reach * along - reach**2)
         return reach[j] * self.directions[j]
+
+    def nearest(self, point: Float[Array, " d"]) -> Float[Array, " d"]:
+        return _into_cross_polytope(self.directions @ point, self._r(point)) @ self.directions
 
 
 def _direction(threat: SignalDirected | Orthogonal) -> Float[Array, " d"]:

@@ -296,3 +296,15 @@ def test_a_missing_direction_is_named(kind, operation):
 def test_segments_need_between_one_and_dim_directions(k):
     with pytest.raises(ValueError, match=f"k is {k}, but there are between 1 and dim = 4"):
         threats.Segments.random(jr.key(0), 4, k, 1.0)
+
+
+@pytest.mark.parametrize("name", THREATS)
+@pytest.mark.parametrize("radius", RADII)
+def test_nearest_is_the_projection_onto_the_hull(name, radius, float64):
+    """P(u) is in the hull, and the hull lies behind the hyperplane through it: <u - P(u), P(u)> = h(u - P(u))."""
+    threat, rng = THREATS[name](radius, DIM), np.random.default_rng(7)
+    for u in jnp.asarray(rng.normal(size=(20, DIM)) * rng.choice([0.1, 1, 5], (20, 1))):
+        nearest = threat.nearest(u)
+        np.testing.assert_allclose((u - nearest) @ nearest, threat.support(u - nearest), atol=1e-12)
+        ways = jnp.asarray(rng.normal(size=(200, DIM)))
+        assert (ways @ nearest <= jax.vmap(threat.support)(ways) + 1e-12).all()

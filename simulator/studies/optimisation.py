@@ -49,9 +49,7 @@ PROBLEMS = {
     "linear": Published(
         lambda: LinearlySeparable(1000, 6.0, 1.0), 50, 4.5, lambda radius, problem: SignalDirected(radius)
     ),
-    "linear-ball": Published(
-        lambda: LinearlySeparable(1000, 6.0, 1.0), 50, 4.5, lambda radius, problem: L2(radius)
-    ),
+    "linear-ball": Published(lambda: LinearlySeparable(1000, 6.0, 1.0), 50, 4.5, lambda radius, problem: L2(radius)),
     "segments": Published(
         lambda: ConcentricSpheres(10, 10.0, 30.0),
         500,

@@ -1,0 +1,34 @@
+"""What the simulations should find, derived without simulating: nothing here trains, attacks or samples.
+
+- `errors`: what a given linear classifier, or one neuron, gets wrong;
+- `solvers`: the classifier that training should reach on given points;
+- `limits`: what that is when samples and dimensions grow together.
+"""
+
+from simulator.theory.errors import (
+    Errors,
+    NoiseMargin,
+    directed_errors,
+    feature_errors,
+    mixture_errors,
+    noise_margin,
+    one_neuron_errors,
+    separable_errors,
+)
+from simulator.theory.solvers import Classifier, Outcome, in_span, max_margin, ridge_logistic
+
+__all__ = [
+    "Classifier",
+    "Errors",
+    "NoiseMargin",
+    "Outcome",
+    "directed_errors",
+    "feature_errors",
+    "in_span",
+    "max_margin",
+    "mixture_errors",
+    "noise_margin",
+    "one_neuron_errors",
+    "ridge_logistic",
+    "separable_errors",
+]
