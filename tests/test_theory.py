@@ -78,6 +78,29 @@ def test_errors_on_a_mixture_with_any_covariance(name, float64):
     assert_within_5_standard_errors(found.robust, margins(weight, bias, x, y) <= threat.support(weight))
 
 
+@every_threat
+@pytest.mark.parametrize("radius", [0.2, 0.6])
+def test_no_classifier_beats_the_optimum_of_a_mixture(name, radius, float64):
+    mean, threat, sigma = jnp.asarray(np.random.default_rng(4).normal(size=DIM)), THREATS[name](radius, DIM), 0.8
+    best = theory.mixture_optimum(mean, threat)
+
+    def robust(w):
+        return theory.mixture_errors(w, jnp.zeros(()), mean, sigma**2 * jnp.eye(DIM), threat).robust
+
+    np.testing.assert_allclose(robust(best), scipy.stats.norm.cdf(-jnp.linalg.norm(best) / sigma), rtol=1e-12)
+    others = jr.normal(jr.key(0), (5000, DIM))
+    others = jnp.concatenate([others, best[None] + 0.1 * others])
+    assert robust(best) <= jax.vmap(robust)(others).min()
+
+
+def test_the_optima_of_balls_are_shrunk_means(float64):
+    mean = jnp.array([3.0, -1.0, 0.2])
+    np.testing.assert_allclose(theory.mixture_optimum(mean, threats.LInf(0.5)), [2.5, -0.5, 0])
+    shrunk = theory.mixture_optimum(mean, threats.L2(0.5))
+    np.testing.assert_allclose(shrunk, mean * (1 - 0.5 / jnp.linalg.norm(mean)), rtol=1e-12)
+    np.testing.assert_array_equal(theory.mixture_optimum(mean, threats.L2(4.0)), 0)
+
+
 def test_a_classifier_without_noise_is_right_or_wrong(float64):
     task = LinearlySeparable(DIM, 2.0)
     signal, none = task.direction, jnp.asarray(0.0)

@@ -58,6 +58,23 @@ def mixture_errors(
     return _over_labels(weight @ mean, jnp.sqrt(weight @ covariance @ weight), weight, bias, lambda y: threat)
 
 
+def mixture_optimum(mean: Float[Array, " d"], threat: Threat) -> Float[Array, " d"]:
+    r"""The classifier with the least robust error on x = y mean + N(0, sigma^2 I), without a bias, whatever sigma is.
+
+    The robust error of a unit vector w is Phi(-(<w, mean> - h(w)) / sigma), and <w, mean> - h(w) is at most the
+    distance of the mean to the hull of a symmetric threat, attained at w = mean - P(mean) over its norm, P the
+    projection onto the hull: the mean itself for an l2 ball, its soft threshold for l_inf.  So the least robust error
+    is Phi(-|w| / sigma) with the w returned.  It is 0 where the mean is in the hull: no w errs on less than a half.
+    Raises `ValueError` unless the threat is symmetric.
+
+    **Source:** for l2 and l_inf Dobriban et al. (2023), "Provable tradeoffs in adversarially robust classification";
+    in this form derived here.
+    """
+    if not threat.symmetric:
+        raise ValueError(f"{type(threat).__name__} is not symmetric: the optimum here needs -B = B")
+    return mean - threat.nearest(mean)
+
+
 def separable_errors(
     weight: Float[Array, " d"], bias: Float[Array, ""], task: LinearlySeparable, threat: Threat
 ) -> Errors:

@@ -1,0 +1,155 @@
+"""Proportional limits: the equations by other quadratures, published solutions, and solved samples."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+import scipy.stats
+
+from simulator import theory, threats
+
+density = scipy.stats.norm.pdf
+max_margin = jax.jit(theory.max_margin)
+
+# d/n, radius at n = 1000, then |w - <w, s> s|, <w, s>, |w - <w, s> s|_1 at d = 1000 d/n, standard and robust error.
+SOLVED = (
+    (1.5, 0.05, 1.0840, 2.8818, 19.45, 0.1145, 0.2774),
+    (2, 0.05, 1.0453, 2.4611, 20.48, 0.1278, 0.3267),
+    (4, 0.05, 0.9533, 1.7021, 22.96, 0.1625, 0.4675),
+    (6, 0.05, 0.9007, 1.3736, 24.49, 0.1847, 0.5637),
+    (7, 0.05, 0.8809, 1.2647, 25.10, 0.1937, 0.6026),
+    (8, 0.05, 0.8637, 1.1762, 25.65, 0.2016, 0.6371),
+    (2, 0.02, 0.9195, 0.9516, 25.68, 0.2445, 0.4191),
+    (4, 0.02, 0.7268, 0.5225, 27.49, 0.3016, 0.5708),
+    (8, 0.02, 0.5560, 0.2806, 28.85, 0.3512, 0.7292),
+)
+"""The system of Donhauser et al. (2021) solved elsewhere, with another quadrature."""
+
+
+@pytest.mark.parametrize("row", SOLVED)
+def test_the_system_of_donhauser_is_solved(row):
+    """Errors to 3 digits; norms to 0.2 %, by which the other quadrature scales all three of them."""
+    ratio, radius, *norms, standard, robust = row
+    dim = 1000 * ratio
+    found = theory.feature_limit(ratio, radius * dim**0.5)
+    assert found.solved
+    np.testing.assert_allclose(found.errors(radius * dim**0.5), [standard, robust], atol=5e-4)
+    np.testing.assert_allclose([found.across, found.along, found.spread * dim**0.5], norms, rtol=2e-3)
+
+
+def objective(a, b, c, r, zeta, kappa, ratio, budget):
+    """The saddle function by adaptive quadrature over both Gaussians."""
+    moment, _ = scipy.integrate.dblquad(
+        lambda z2, z1: max(1 + budget * c - abs(z1) * b + a * z2, 0) ** 2 * density(z1) * density(z2), 0, 9, -9, 9
+    )
+    m = r * ratio**0.5
+    # From where the soft threshold begins: its square is smooth there.
+    soft, _ = scipy.integrate.quad(lambda z: 2 * (m * z - zeta) ** 2 * density(z), zeta / m, zeta / m + 12)
+    return b**2 - kappa * a**2 - zeta * c + r * (2 * moment) ** 0.5 - soft / (4 * (1 + kappa))
+
+
+@pytest.mark.slow
+def test_the_solution_is_a_saddle_of_the_function_it_comes_from():
+    """Its six partial derivatives vanish, those of the multipliers at the values the conditions give them."""
+    ratio, budget = 2.0, 0.9
+    a, b, c, residual = theory.feature_limit(ratio, budget)
+    assert residual < 1e-9
+    start = _multipliers(a, b, c, ratio, budget)
+    place, step = np.array([a, b, c, *start]), 1e-3
+    for axis in range(6):
+        move = step * np.eye(6)[axis]
+        slope = objective(*(place + move), ratio, budget) - objective(*(place - move), ratio, budget)
+        assert abs(slope / (2 * step)) < 1e-5
+
+
+def _multipliers(a, b, c, ratio, budget):
+    """r from the condition for b, then zeta and kappa from those for zeta and kappa: other ones than the code uses."""
+
+    def hinge(power, weight):
+        return scipy.integrate.dblquad(
+            lambda z2, z1: (
+                2 * weight(z1) * max(1 + budget * c - z1 * b + a * z2, 0) ** power * density(z1) * density(z2)
+            ),
+            *(0, 9, -9, 9),
+        )[0]
+
+    def soft(power, level):
+        return scipy.integrate.quad(lambda z: 2 * (z - level) ** power * density(z), level, level + 12)[0]
+
+    r = 2 * b * hinge(2, lambda z: 1) ** 0.5 / hinge(1, lambda z: z)
+    level = scipy.optimize.brentq(lambda level: soft(2, level) - (a / c * soft(1, level)) ** 2, 0, 5, xtol=1e-14)
+    m = r * ratio**0.5
+    return r, level * m, m * soft(1, level) / (2 * c) - 1
+
+
+@pytest.mark.parametrize(("n", "trials"), [(150, 12)])
+def test_solved_samples_come_close_to_the_feature_limit(n, trials, float64):
+    """A linear bias of 1/n is allowed for: the distance at n is at most that of 5 standard errors and 2/n."""
+    ratio, radius = 2.0, 0.05
+    dim = int(ratio * n)
+    budget = radius * (1000 * ratio) ** 0.5
+    truth = jnp.zeros(dim).at[0].set(1)
+
+    def solve(key):
+        x = jr.normal(key, (n, dim))
+        z = x * jnp.sign(x[:, :1])
+        # Consistent perturbations: the box in all coordinates but the first.
+        return max_margin(z, Consistent(budget / dim**0.5)).weight
+
+    weights = jnp.stack([solve(jr.fold_in(jr.key(0), trial)) for trial in range(trials)])
+    errors = jax.vmap(lambda w: theory.feature_errors(w, truth, Consistent(budget / dim**0.5)))(weights)
+    predicted = theory.feature_limit(ratio, budget).errors(budget)
+    for found, expected in zip(errors, predicted, strict=True):
+        assert abs(found.mean() - expected) < 5 * found.std() / trials**0.5 + 2 / n
+        assert found.std() < 0.1
+
+
+class Consistent(threats.LInf):
+    """The box that leaves the first coordinate alone."""
+
+    def support(self, w):
+        return super().support(w.at[0].set(0))
+
+    def project(self, delta):
+        return super().project(delta).at[0].set(0)
+
+
+@pytest.mark.parametrize(
+    ("n", "dim", "strength", "margin", "cosine"), [(200, 400, 2.0, 1.885, 0.695), (200, 800, 1.0, 1.943, 0.394)]
+)
+def test_solved_samples_come_close_to_the_mixture_limit(n, dim, strength, margin, cosine, float64):
+    strength = float(strength)
+    found, trials = theory.mixture_limit(dim / n, strength), 8
+    assert found.solved
+    np.testing.assert_allclose([found.margin, found.cosine], [margin, cosine], atol=6e-4)
+    solved = [sample(jr.fold_in(jr.key(1), trial), n, dim, strength) for trial in range(trials)]
+    for values, expected in zip(np.array(solved).T, found[:2], strict=True):
+        assert abs(values.mean() - expected) < 5 * values.std() / trials**0.5 + 2 / n
+
+
+def sample(key, n, dim, strength):
+    z = jr.normal(key, (n, dim)).at[:, 0].add(strength)
+    inside, _, axes = theory.in_span(z, threats.L2(0.0), jnp.zeros((1, dim)).at[0, 0].set(1))
+    solved = max_margin(inside, threats.L2(0.0))
+    return float(solved.value), float(axes[0] @ solved.weight)
+
+
+@pytest.mark.parametrize("ratio", [0.6, 2.0, 20.0])
+def test_a_mixture_without_a_signal_is_noise(ratio, float64):
+    found = theory.mixture_limit(ratio, 0.0)
+    np.testing.assert_allclose(found.margin, theory.noise_margin(jnp.asarray(ratio)).margin, rtol=1e-10)
+    assert found.cosine == 0
+    np.testing.assert_allclose(found.errors(0.0, 0.7), [0.5, scipy.stats.norm.cdf(0.7)], rtol=1e-12)
+
+
+def test_what_is_not_separable_is_not_solved():
+    assert not theory.mixture_limit(0.3, 0.1).solved
+
+
+@pytest.mark.parametrize("ask", [lambda: theory.feature_limit(0.0, 1.0), lambda: theory.mixture_limit(1.0, -1.0)])
+def test_impossible_limits_are_refused(ask):
+    with pytest.raises(ValueError, match="give ratio > 0"):
+        ask()
