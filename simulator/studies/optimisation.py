@@ -197,6 +197,7 @@ def verdict(result: xr.Dataset) -> Verdict:
         parts.append(
             f"{case} {early:+.3f} after {stop} epochs and {late:+.3f} (paired s.e. {sem:.3f}) after {end}, there "
             f"between {gaps[least][1]:+.3f} ({least}) and {gaps[most][1]:+.3f} ({most}) over the recipes"
+            + "".join(_masked(name, here.sel(at).sel(epoch=end)) for name, at in recipes(result).items())
         )
         if case == "spheres":
             held = [late > 2 * sem and late >= early / 2 for early, late, sem in gaps.values()]
@@ -204,6 +205,22 @@ def verdict(result: xr.Dataset) -> Verdict:
         f"COAP minus adversarial robust error, each at its best learning rate, is on the problem {'; '.join(parts)}"
     )
     return Verdict(all(held), f"{sentence}; {result['trial'].size} trials")
+
+
+MASKED = 0.1
+"""A share of examples without a gradient beyond which the error under an attack is no measure of robustness."""
+
+
+def _masked(name: str, end: xr.Dataset) -> str:
+    """A warning if attacks had no gradient at many examples of a network that is no constant classifier."""
+    net = end.sel(defence="adversarial")
+    share = net["alignment_attack_undefined"].where((net["status"] == "ok") & (net["standard_error"] < MASKED)).max()
+    if not float(share) > MASKED:
+        return ""
+    return (
+        f" (adversarial training with {name}: no gradient at {float(share):.0%} of the examples of a trial, so that "
+        f"its robust error is a lower bound far from its certified error, {float(net['certified_error'].mean()):.2f})"
+    )
 
 
 def _stop(result: xr.Dataset) -> int:

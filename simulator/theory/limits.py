@@ -9,9 +9,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import scipy.integrate
 import scipy.optimize
-from scipy.special import erf, ndtr
+from scipy.special import ndtr, owens_t
 
 _TOLERANCE = 1e-9
 """Residual of the equations, relative to their terms, below which they count as solved."""
@@ -37,18 +36,11 @@ class FeatureLimit(NamedTuple):
     def errors(self, budget: float) -> tuple[float, float]:
         """Standard error, and robust error under consistent l_inf perturbations of radius budget / sqrt(d).
 
-        The formula of `feature_errors` with the cosine along / |w| and v = budget spread / |w|.
+        As in `feature_errors`, with the tangent along / across and v = budget spread / |w|.
         """
-        size = math.hypot(self.along, self.across)
-        return _errors(self.along / size, budget * self.spread / size)
-
-
-def _errors(cosine: float, v: float) -> tuple[float, float]:
-    standard = math.acos(cosine) / math.pi
-    slope = cosine / math.sqrt(2 * (1 - cosine**2))
-    density = 1 / math.sqrt(2 * math.pi)
-    integral, _ = scipy.integrate.quad(lambda x: density * math.exp(-(x**2) / 2) * erf(slope * x), 0, v, epsabs=1e-13)
-    return standard, standard + erf(v / math.sqrt(2)) / 2 + integral
+        v = budget * self.spread / math.hypot(self.along, self.across)
+        robust = ndtr(v) - 2 * owens_t(v, self.along / self.across)
+        return math.atan2(self.across, self.along) / math.pi, float(robust)
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
@@ -92,29 +84,28 @@ def feature_limit(ratio: float, budget: float) -> FeatureLimit:
     r"""Limit of the robust maximum-margin classifier on x ~ N(0, I_d), y = sign(<s, x>), d/n -> `ratio`.
 
     Perturbations are consistent l_inf ones of radius budget / sqrt(d), which leave <s, x> alone.  With P the projection
-    across s, the limits a = |P w|, b = <w, s>, c = |P w|_1 / sqrt(d) are those of the saddle point of
+    across s, the limits a = |P w|, b = <w, s>, c = |P w|_1 / sqrt(d) are those of the stationary point of
 
         b^2 - kappa a^2 - zeta c + r sqrt(T) - S / (4 (1 + kappa)),
         T = E[(1 + budget c - |Z1| b + Z2 a)_+^2],  S = E[(m |Z| - zeta)_+^2],  m = r sqrt(ratio),
 
-    the least over a, b, c and the largest over r, zeta, kappa: by Gordon's comparison the points act through Z1, Z2 of
-    each, and coordinate j of P w is the soft threshold of m Z_j at zeta, over 2 (1 + kappa) sqrt(d).  Where the
-    conditions for b, a and c hold, they give r, kappa and zeta; a root finder solves the other three.
+    in all six: by Gordon's comparison the points act through Z1 and Z2 of each, and coordinate j of P w is the soft
+    threshold of m Z_j at zeta, over 2 (1 + kappa) sqrt(d).  Where the conditions for b, a and c hold, they give r,
+    kappa and zeta; a root finder solves the other three.
     Raises `ValueError` unless ratio > 0 and budget >= 0.
     **Source:** Donhauser et al. (2021), arXiv 2108.02883, whose stored tables do not solve these equations.
     """
     if not (ratio > 0 and budget >= 0):
         raise ValueError(f"ratio is {ratio} and budget is {budget}: give ratio > 0 and budget >= 0")
-    best = FeatureLimit(math.nan, math.nan, math.nan, math.inf)
+    least = math.inf
     for along in _STARTS:
         found = scipy.optimize.root(_conditions, np.log([1.0, along, 0.7]), (ratio, budget), tol=1e-13)
-        residual = float(np.max(np.abs(_conditions(found.x, ratio, budget))))
-        if residual < best.residual:
-            across, parallel, spread = np.exp(found.x)
-            best = FeatureLimit(float(across), float(parallel), float(spread), residual)
-        if best.solved:
-            return best
-    return FeatureLimit(math.nan, math.nan, math.nan, best.residual)
+        residual = float(np.max(np.abs(found.fun)))
+        if residual < _TOLERANCE:
+            across, parallel, spread = map(float, np.exp(found.x))
+            return FeatureLimit(across, parallel, spread, residual)
+        least = min(least, residual)
+    return FeatureLimit(math.nan, math.nan, math.nan, least)
 
 
 _STARTS = (1.0, 3.0, 0.3, 10.0, 0.1)

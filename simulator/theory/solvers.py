@@ -109,12 +109,12 @@ def _with_directions(threat: Threat, rows: Float[Array, "k r"]) -> Threat:
 
 
 class _Place(NamedTuple):
-    """Where a dual candidate a is: q = u - P(u) and what follows from it."""
+    """Where a dual candidate a is."""
 
     q: Float[Array, " d"]
-    nearest: Float[Array, " d"]
+    """u - P(u)"""
     along: Float[Array, " n"]
-    """<q, z_i> - c h(q)/c: the worst-case margins of the classifier q."""
+    """<q, z_i> - h(q): the worst-case margins of the classifier q."""
 
 
 def _residual(threat: Threat, u: Float[Array, " d"], scale: Float[Array, ""]) -> Float[Array, " d"]:
@@ -123,9 +123,8 @@ def _residual(threat: Threat, u: Float[Array, " d"], scale: Float[Array, ""]) ->
 
 
 def _place(points, threat, a, scale) -> _Place:
-    u = a @ points
-    q = _residual(threat, u, scale)
-    return _Place(q, u - q, points @ q - threat.support(q))
+    q = _residual(threat, a @ points, scale)
+    return _Place(q, points @ q - threat.support(q))
 
 
 def _curvature(points, threat, a, scale, moves: Float[Array, ""]) -> Float[Array, "n n"]:
