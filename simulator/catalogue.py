@@ -68,6 +68,30 @@ CATALOGUE = {
         "The more segments a threat has, the larger its radius or the smaller the margin, the more neurons are "
         "unstable along COAP's training.",
     ),
+    "theory-directed": Entry(
+        "The errors of robust maximum-margin classifiers under perturbations along the signal are those of the closed "
+        "form, which has the standard error rise with the radius up to the margin.",
+    ),
+    "theory-l2": Entry(
+        "An l2 ball leaves the maximum-margin classifier where it is, whatever its radius, and its errors are those of "
+        "the closed form.",
+    ),
+    "share-along-signal": Entry(
+        "The larger the share of a budget that is spent along the signal, the further the robust maximum-margin "
+        "classifier turns away from the signal, by the closed form.",
+    ),
+    "theory-interpolation": Entry(
+        "Without any noise in the labels some ridge penalty has a smaller robust error than the robust maximum margin, "
+        "at every number of dimensions per example and every radius above 0.",
+    ),
+    "one-neuron": Entry(
+        "One gradient step of COAP leaves a single neuron with a larger robust error than one of adversarial training "
+        "at more places outside of what the thesis' theorem covers than inside.",
+    ),
+    "asymptotics": Entry(
+        "At a fixed number of dimensions per example the errors of solved samples spread like one over the square root "
+        "of the dimension, and at the largest dimension their means are within five standard errors of the limit.",
+    ),
 }
 
 

@@ -30,6 +30,15 @@ def _check_dim(dim: int) -> None:
         raise ValueError(f"dim is {dim}, but data need at least one dimension: give dim >= 1")
 
 
+def _unit_vector(dim: int, dtype) -> Float[Array, " dim"]:
+    return jnp.zeros(dim, dtype).at[0].set(1)
+
+
+def _check_direction(direction: Float[Array, " d"], dim: int) -> None:
+    if direction.shape != (dim,):
+        raise ValueError(f"direction has shape {direction.shape}, but dim is {dim}: give a unit vector [{dim}]")
+
+
 def _number(name: str):
     """A converter to an array leaf; concrete values must be finite and non-negative."""
 
@@ -128,11 +137,8 @@ class LinearlySeparable(Task):
         self.dim = dim
         self.margin = _number("margin")(margin)
         self.noise = _number("noise")(noise)
-        if direction is None:
-            direction = jnp.zeros(dim, self.margin.dtype).at[0].set(1)
-        if direction.shape != (dim,):
-            raise ValueError(f"direction has shape {direction.shape}, but dim is {dim}: give a unit vector [{dim}]")
-        self.direction = direction
+        self.direction = _unit_vector(dim, self.margin.dtype) if direction is None else direction
+        _check_direction(self.direction, dim)
         self.folded = folded
 
     def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
@@ -152,6 +158,46 @@ class LinearlySeparable(Task):
     def folded_to(self, axes: Float[Array, "1 m"]) -> "LinearlySeparable":
         coordinates = axes.shape[1]
         return LinearlySeparable(coordinates, self.margin, self.noise, axes[0], _folded(self, coordinates))
+
+
+class GaussianFeatures(Task):
+    r"""Gaussian features without a margin, labelled without noise: x ~ N(0, I_d), y = sign(<s, x>).
+
+    The signal direction at (x, y) is -y s, and the boundary <s, x> = 0 is at the distance |<s, x>| from an example.
+
+    Field: `direction` (s, a unit vector [d]).
+
+    **Source:** Donhauser et al. (2021), "Interpolation can hurt robust generalization even when there is no noise".
+    """
+
+    dim: int = eqx.field(static=True)
+    direction: Float[Array, " d"]
+    folded: int = eqx.field(static=True)
+
+    def __init__(self, dim: int, direction=None, folded: int = 0):
+        """`direction` defaults to the first coordinate; any other must be a unit vector of length `dim`.
+
+        Raises `ValueError` if dim < 1 or `direction` has another length.
+        """
+        _check_dim(dim)
+        self.dim = dim
+        self.direction = _unit_vector(dim, jnp.result_type(float)) if direction is None else direction
+        _check_direction(self.direction, dim)
+        self.folded = folded
+
+    def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+        x = _examples(key, n, self.dim, self.folded, self.direction.dtype)
+        return x, jnp.where(x @ self.direction > 0, 1, -1)
+
+    def signal(self, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, " d"]:
+        return -y.astype(self.direction.dtype) * self.direction
+
+    def axes(self) -> Float[Array, "1 d"]:
+        return self.direction[None]
+
+    def folded_to(self, axes: Float[Array, "1 m"]) -> "GaussianFeatures":
+        coordinates = axes.shape[1]
+        return GaussianFeatures(coordinates, axes[0], _folded(self, coordinates))
 
 
 class ConcentricSpheres(Task):

@@ -25,9 +25,9 @@ from simulator import train
 from simulator.data import Task
 from simulator.losses import Loss
 from simulator.networks import Affine, Network
-from simulator.threats import L2, Orthogonal, Segments, SignalDirected, Threat
+from simulator.threats import L2, Orthogonal, Segments, SignalDirected, Spheroid, Threat
 
-THREATS = (L2, SignalDirected, Orthogonal, Segments)
+THREATS = (L2, SignalDirected, Orthogonal, Spheroid, Segments)
 """The threats that are the same in every orthonormal basis of the span."""
 
 

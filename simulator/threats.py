@@ -28,6 +28,14 @@ def _radius(value) -> Float[Array, "..."]:
     return value
 
 
+def _share(value) -> Float[Array, "..."]:
+    if isinstance(value, (int, float, np.ndarray, np.number)):
+        if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
+            raise ValueError(f"share is {value}, but it is a part of the radius: give 0 <= share <= 1")
+        return jnp.asarray(value, jnp.result_type(float) if isinstance(value, int) else None)
+    return value
+
+
 def _norm(w: Float[Array, " d"]) -> Float[Array, ""]:
     """The Euclidean norm with gradient 0 (a subgradient) at 0."""
     square = jnp.sum(w * w)
@@ -55,6 +63,33 @@ def _into_cross_polytope(delta: Float[Array, " d"], radius: Float[Array, ""]) ->
     return jnp.where(jnp.sum(size) > radius, shrunk, delta)
 
 
+_NEWTON_STEPS = 12
+
+
+def _into_ellipse(x: Float[Array, ""], y: Float[Array, ""], c: Float[Array, ""]) -> tuple[Array, Array]:
+    """The point of the ellipse x^2 + (y/c)^2 <= 1, 0 <= c <= 1, nearest to (x, y), y >= 0.
+
+    Outside it is (x/(1 + t), c^2 y/(c^2 + t)) with the t > 0 that puts it on the edge: the root of
+    f(t) = (x/(1 + t))^2 + (c y/(c^2 + t))^2 - 1, convex and decreasing.  Newton's steps from the larger of the two
+    roots of one term alone, where 0 <= f <= 1, come from below and are quadratic soon.
+    """
+
+    def edge(t):
+        least = c**2 + t
+        return x / (1 + t), c * y / jnp.where(least > 0, least, 1)
+
+    def step(_, t):
+        along, across = edge(t)
+        excess = along**2 + across**2 - 1
+        slope = 2 * (along**2 / (1 + t) + across**2 / jnp.where(c**2 + t > 0, c**2 + t, 1))
+        return jnp.maximum(t + excess / jnp.where(slope > 0, slope, 1), 0)
+
+    start = jnp.maximum(jnp.maximum(jnp.abs(x) - 1, c * y - c**2), 0)
+    along, across = edge(jax.lax.fori_loop(0, _NEWTON_STEPS, step, start, unroll=True))
+    inside = x**2 + (y / jnp.where(c > 0, c, 1)) ** 2 <= 1
+    return jnp.where(inside & (c > 0), x, along), jnp.where(inside & (c > 0), y, c * across)
+
+
 class Threat(eqx.Module):
     """A set B of perturbations that contains 0; all vectors are [d], in the units of the data."""
 
@@ -80,6 +115,17 @@ class Threat(eqx.Module):
 
     def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "Threat":
         """The set at one example; the same everywhere unless the set is tied to the example's signal direction."""
+        return self
+
+    def axes(self, dim: int) -> Float[Array, "k dim"]:
+        """Directions that fix the set: every rotation that leaves them in place leaves the set as it is.
+
+        Raises `ValueError` if there are none, because the set depends on the coordinates or is not placed yet.
+        """
+        raise ValueError(f"{type(self).__name__} depends on the coordinates: it is not the same in another basis")
+
+    def with_axes(self, axes: Float[Array, "k r"]) -> "Threat":
+        """The same set in a space in which its axes are these."""
         return self
 
     def least_through(self, weight: Float[Array, "h d"], row: Float[Array, " h"]) -> Float[Array, ""]:
@@ -117,6 +163,9 @@ class L2(Threat):
     def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
         return _into_ball(delta, self._r(delta))
 
+    def axes(self, dim: int) -> Float[Array, "0 dim"]:
+        return jnp.zeros((0, dim))
+
 
 class LInf(Threat):
     """The box |delta|_inf <= radius; h(w) = radius |w|_1."""
@@ -132,6 +181,25 @@ class LInf(Threat):
 
     def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
         return jnp.clip(delta, -self._r(delta), self._r(delta))
+
+
+class ConsistentLInf(Threat):
+    """The box |delta|_inf <= radius, delta_1 = 0: perturbations that leave the first coordinate, the truth, alone.
+
+    h(w) = radius |w_2..d|_1.  **Source:** Donhauser et al. (2021), arXiv 2108.02883, section 2.
+    """
+
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
+    symmetric = True
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * jnp.sum(jnp.abs(w[1:]))
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        return (self._r(w) * jnp.sign(w)).at[0].set(0)
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        return jnp.clip(delta, -self._r(delta), self._r(delta)).at[0].set(0)
 
 
 class L1(Threat):
@@ -151,7 +219,27 @@ class L1(Threat):
         return _into_cross_polytope(delta, self._r(delta))
 
 
-class SignalDirected(Threat):
+class _AboutSignal(Threat):
+    """A set that is round about one direction: that of the signal, given or each example's own."""
+
+    symmetric = True
+
+    @property
+    @abc.abstractmethod
+    def direction(self) -> Float[Array, "..."] | None:
+        """The unit vector [d] of the signal; None where each example has its own."""
+
+    def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> Threat:
+        return self.with_axes(signal[None]) if self.direction is None else self
+
+    def axes(self, dim: int) -> Float[Array, "1 dim"]:
+        return _direction(self)[None]
+
+    def with_axes(self, axes: Float[Array, "1 r"]) -> Threat:
+        return eqx.tree_at(lambda t: t.direction, self, axes[0], is_leaf=lambda leaf: leaf is None)
+
+
+class SignalDirected(_AboutSignal):
     """The segment {beta s : |beta| <= radius}; h(w) = radius |<w, s>|.
 
     Without a `direction` (a unit vector [d]) the segment lies along the signal direction of each example: call
@@ -160,14 +248,10 @@ class SignalDirected(Threat):
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     direction: Float[Array, "..."] | None = None
-    symmetric = True
 
     def along(self, x: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
         """The direction and the radius of the segment, in the precision of x."""
         return _direction(self).astype(x.dtype), self._r(x)
-
-    def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "SignalDirected":
-        return SignalDirected(self.radius, signal) if self.direction is None else self
 
     def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
         return self._r(w) * jnp.abs(w @ _direction(self))
@@ -188,7 +272,7 @@ class SignalDirected(Threat):
         return jnp.clip(delta @ s, -self._r(delta), self._r(delta)) * s
 
 
-class Orthogonal(Threat):
+class Orthogonal(_AboutSignal):
     """The l2 ball in the complement of the signal, {|delta|_2 <= radius, <s, delta> = 0}: consistent perturbations.
 
     h(w) = radius |w - <w, s> s|_2.  Without a `direction` the complement is that of each example's own signal
@@ -197,10 +281,6 @@ class Orthogonal(Threat):
 
     radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
     direction: Float[Array, "..."] | None = None
-    symmetric = True
-
-    def at(self, x: Float[Array, " d"], signal: Float[Array, " d"]) -> "Orthogonal":
-        return Orthogonal(self.radius, signal) if self.direction is None else self
 
     def _across(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
         s = _direction(self)
@@ -215,6 +295,39 @@ class Orthogonal(Threat):
 
     def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
         return _into_ball(self._across(delta), self._r(delta))
+
+
+class Spheroid(_AboutSignal):
+    r"""A ball flattened across the signal: semi-axis radius along it, (1 - share) radius across it.
+
+    What a budget does that is spent in every direction (share = 0, the l2 ball), along the signal alone (share = 1,
+    `SignalDirected`), or between: whatever the share, it reaches as far along the signal.  With c = 1 - share and the
+    symmetric map S w = <w, s> s + c (w - <w, s> s) it is radius times the image of the unit ball, so that
+    h(w) = radius |S w|.  Without a `direction` s is each example's own: call `at(x, signal)` first.
+    """
+
+    radius: Float[Array, "..."] | float = eqx.field(converter=_radius)
+    share: Float[Array, "..."] | float = eqx.field(converter=_share)
+    direction: Float[Array, "..."] | None = None
+
+    def _flattened(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        s = _direction(self)
+        along = (w @ s) * s
+        return along + (1 - jnp.asarray(self.share, w.dtype)) * (w - along)
+
+    def support(self, w: Float[Array, " d"]) -> Float[Array, ""]:
+        return self._r(w) * _norm(self._flattened(w))
+
+    def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        return self._r(w) * self._flattened(_unit(self._flattened(w)))
+
+    def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
+        s, r = _direction(self), self._r(delta)
+        scale = jnp.where(r > 0, r, 1)
+        along = (delta @ s) / scale
+        across = delta / scale - along * s
+        a, b = _into_ellipse(along, _norm(across), 1 - jnp.asarray(self.share, delta.dtype))
+        return r * (a * s + b * _unit(across))
 
 
 class Segments(Threat):
@@ -265,8 +378,14 @@ class Segments(Threat):
     def nearest(self, point: Float[Array, " d"]) -> Float[Array, " d"]:
         return _into_cross_polytope(self.directions @ point, self._r(point)) @ self.directions
 
+    def axes(self, dim: int) -> Float[Array, "k dim"]:
+        return self.directions
 
-def _direction(threat: SignalDirected | Orthogonal) -> Float[Array, " d"]:
+    def with_axes(self, axes: Float[Array, "k r"]) -> "Segments":
+        return Segments(self.radius, axes)
+
+
+def _direction(threat: _AboutSignal) -> Float[Array, " d"]:
     if threat.direction is None:
         raise ValueError(f"{type(threat).__name__} has no direction here: give one, or call at(x, signal) first")
     return threat.direction

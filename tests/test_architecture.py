@@ -149,12 +149,14 @@ CLASSES = {node.name: node for tree in TREES.values() for node in ast.walk(tree)
 
 def documented(node, owner=None):
     """Whether a definition has a docstring, or its method has one in a class it derives from."""
-    if ast.get_docstring(node) is not None:
-        return True
-    bases = [CLASSES[b.id] for b in owner.bases if isinstance(b, ast.Name) and b.id in CLASSES] if owner else []
-    return any(
-        documented(method, base) for base in bases for method in base.body if getattr(method, "name", "") == node.name
-    )
+    above = ancestors(owner) if owner else []
+    same = [method for base in above for method in base.body if getattr(method, "name", "") == node.name]
+    return any(ast.get_docstring(one) is not None for one in (node, *same))
+
+
+def ancestors(owner):
+    bases = [CLASSES[b.id] for b in owner.bases if isinstance(b, ast.Name) and b.id in CLASSES]
+    return [*bases, *(further for base in bases for further in ancestors(base))]
 
 
 def public(body):

@@ -38,6 +38,10 @@ def reach(threat, w):
         case threats.Orthogonal(direction=s):
             s = np.asarray(s)
             return radius * cvxpy.norm((np.eye(len(s)) - np.outer(s, s)) @ w, 2)
+        case threats.Spheroid(direction=s, share=share):
+            s = np.asarray(s)
+            flat = np.outer(s, s) * float(share) + np.eye(len(s)) * (1 - float(share))
+            return radius * cvxpy.norm(flat @ w, 2)
         case threats.Segments(directions=directions):
             return radius * cvxpy.norm(np.asarray(directions) @ w, "inf")
     raise AssertionError(threat)
@@ -179,9 +183,27 @@ def test_the_closed_form_of_signal_directed_sets_is_a_direct_solve(regime, float
         np.testing.assert_allclose(found.value, jnp.linalg.norm(expected), rtol=1e-9)
         cosine = found.weight @ expected / jnp.linalg.norm(expected)
         assert 1 - cosine < 1e-9
-        predicted = theory.directed_errors(noise.value, task, jnp.asarray(radius), jnp.asarray(0.3))
+        predicted = theory.maximum_margin_errors(
+            noise.value, task, threats.SignalDirected(radius), threats.SignalDirected(0.3)
+        )
         solved = theory.separable_errors(found.weight, jnp.zeros(()), task, threats.SignalDirected(0.3))
         np.testing.assert_allclose(predicted, solved, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["l2", "orthogonal", "spheroid"])
+@pytest.mark.parametrize("radius", [0.4, 1.2])
+def test_the_closed_form_of_round_threats_is_a_direct_solve(kind, radius, float64):
+    """Errors of the solved classifier, from the margin of the noise alone."""
+    gamma, dim = 1.5, 60
+    signal = jnp.asarray(frame(dim)[0])
+    task, threat = LinearlySeparable(dim, gamma, 0.7, signal), THREATS[kind](radius, dim)
+    x, y = task.sample(jr.key(0), 30)
+    z = x * y.astype(x.dtype)[:, None]
+    noise = max_margin(z - jnp.outer(z @ signal, signal), threats.L2(0.0), 1e-13)
+    found = max_margin(z, threat, 1e-12)
+    predicted = theory.maximum_margin_errors(noise.value, task, threat, threats.L2(0.2))
+    solved = theory.separable_errors(found.weight, jnp.zeros(()), task, threats.L2(0.2))
+    np.testing.assert_allclose(predicted, solved, atol=1e-5)
 
 
 def test_noise_that_is_not_separable_leaves_the_signal_alone(float64):

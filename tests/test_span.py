@@ -31,13 +31,14 @@ def threat_of(name, problem):
         "l2": lambda: threats.L2(RADIUS),
         "signal": lambda: threats.SignalDirected(RADIUS),
         "orthogonal": lambda: threats.Orthogonal(RADIUS),
+        "spheroid": lambda: threats.Spheroid(RADIUS, 0.6),
         "segments": lambda: threats.Segments(RADIUS, problem.directions),
         "linf": lambda: threats.LInf(RADIUS),
         "l1": lambda: threats.L1(RADIUS),
     }[name]()
 
 
-INVARIANT = ("l2", "signal", "orthogonal", "segments")
+INVARIANT = ("l2", "signal", "orthogonal", "spheroid", "segments")
 
 
 def pgd(*example):

@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.optimize
 import scipy.special
 import scipy.stats
 from test_threats import THREATS, frame
@@ -168,20 +169,60 @@ def test_errors_of_one_neuron(epsilon, float64):
     assert_within_5_standard_errors(found.robust, worst(epsilon) <= 0)
 
 
-@pytest.mark.parametrize(("trained", "tested"), [(0.0, 0.5), (0.6, 0.9), (1.1, 1.1), (3.0, 1.0)])
-def test_directed_errors_are_those_of_their_classifier(trained, tested, float64):
+ROUND = {
+    "ball": threats.L2,
+    "signal": threats.SignalDirected,
+    "orthogonal": threats.Orthogonal,
+    "spheroid": lambda radius: threats.Spheroid(radius, 0.6),
+}
+"""Threats that are round about the signal, by radius."""
+
+
+def in_the_plane(gamma, noise_margin, threat):
+    """The best (p, q) by search over the angles of the half-plane q >= 0."""
+
+    def margin(angle):
+        p, q = np.cos(angle), np.sin(angle)
+        return gamma * p + noise_margin * q - float(threat.support(jnp.array([p, q])))
+
+    found = scipy.optimize.minimize_scalar(lambda a: -margin(a), (0, np.pi), (0, np.pi), method="bounded")
+    return np.cos(found.x), np.sin(found.x)
+
+
+@pytest.mark.parametrize("trained", ROUND)
+@pytest.mark.parametrize("tested", ROUND)
+@pytest.mark.parametrize("radius", [0.4, 1.1])
+def test_errors_of_the_maximum_margin(trained, tested, radius, float64):
     task, margin = LinearlySeparable(DIM, 2.0, 0.8), jnp.asarray(1.4)
-    noise = jnp.array([0, 0.6, 0, 0.8, 0, 0])
-    weight = jnp.maximum(task.margin - trained, 0) * task.direction + margin * noise
-    expected = theory.separable_errors(weight, jnp.asarray(0.0), task, threats.SignalDirected(tested))
-    found = theory.directed_errors(margin, task, jnp.asarray(trained), jnp.asarray(tested))
+    learnt, faced = ROUND[trained](radius), ROUND[tested](0.7)
+    p, q = in_the_plane(2.0, 1.4, learnt.with_axes(jnp.eye(2)[:1]))
+    weight = p * task.direction + q * jnp.array([0, 0.6, 0, 0.8, 0, 0])
+    expected = theory.separable_errors(weight, jnp.asarray(0.0), task, faced.with_axes(task.axes()))
+    found = theory.maximum_margin_errors(margin, task, learnt, faced)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("trained", "tested"), [(0.0, 0.5), (0.6, 0.9), (1.1, 1.1), (3.0, 1.0)])
+def test_errors_of_signal_directed_training_as_published(trained, tested, float64):
+    """Phi(-(gamma - tested) (gamma - min(trained, gamma)) / (sigma gamma~)); a half where the signal is given up."""
+    task, margin = LinearlySeparable(DIM, 2.0, 0.8), jnp.asarray(1.4)
+    found = theory.maximum_margin_errors(margin, task, threats.SignalDirected(trained), threats.SignalDirected(tested))
+    kept = 2.0 - min(trained, 2.0)
+    expected = [scipy.stats.norm.cdf(-(2.0 - radius) * kept / (0.8 * 1.4)) for radius in (0, tested)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
-    if trained >= task.margin:
-        np.testing.assert_array_equal(found, [0.5, 0.5])
+
+
+def test_noise_without_a_margin_leaves_the_signal(float64):
+    task = LinearlySeparable(DIM, 2.0, 0.8)
+    for kind in ROUND.values():
+        found = theory.maximum_margin_errors(jnp.asarray(0.0), task, kind(1.9), kind(1.9))
+        np.testing.assert_array_equal(found, [0, 0])
+    nothing = theory.maximum_margin_errors(jnp.asarray(0.0), task, threats.L2(2.1), threats.L2(1.0))
+    np.testing.assert_array_equal(nothing, [1, 1])
 
 
 def test_no_other_direction_has_a_larger_worst_case_margin(float64):
-    """The classifier of `directed_errors`, among unit vectors of the plane its derivation reduces the problem to."""
+    """The classifier of signal-directed training, among unit vectors of the plane its derivation leaves."""
     gamma, noise_margin = 2.0, 1.4
     angle = np.linspace(-np.pi, np.pi, 100_001)
     for epsilon in (0.0, 0.9, 1.8, 2.5):

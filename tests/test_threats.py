@@ -16,9 +16,12 @@ THREATS = {
     "l1": lambda radius, dim: threats.L1(radius),
     "signal": lambda radius, dim: threats.SignalDirected(radius, jnp.asarray(frame(dim)[0])),
     "orthogonal": lambda radius, dim: threats.Orthogonal(radius, jnp.asarray(frame(dim)[0])),
+    "spheroid": lambda radius, dim: threats.Spheroid(radius, SHARE, jnp.asarray(frame(dim)[0])),
     "segments": lambda radius, dim: threats.Segments(radius, jnp.asarray(frame(dim)[: min(3, dim)])),
 }
 CONVEX = [name for name in THREATS if name != "segments"]
+SHARE = 0.6
+"""Of the spheroid: across the signal it reaches 0.4 of its radius."""
 DIM, RADII = 6, np.array([0.0, 0.3, 2.0, 50.0])
 
 
@@ -30,6 +33,7 @@ def frame(dim):
 def outside(name, radius, delta):
     """How far delta [..., d] is outside the set, not positive for a member. Written apart from `threats`."""
     u = frame(delta.shape[-1])
+    stretch = 1 / np.where(np.arange(len(u)) == 0, 1, 1 - SHARE)
     size = np.linalg.norm(delta, axis=-1)
 
     def off_segment(s):
@@ -41,6 +45,7 @@ def outside(name, radius, delta):
         "l1": lambda: np.abs(delta).sum(-1) - radius,
         "signal": lambda: off_segment(u[0]),
         "orthogonal": lambda: np.maximum(size - radius, np.abs(delta @ u[0])),
+        "spheroid": lambda: np.linalg.norm(delta @ u.T * stretch, axis=-1) - radius,
         "segments": lambda: np.min([off_segment(s) for s in u[:3]], axis=0),
     }[name]()
 
@@ -51,12 +56,14 @@ def members(name, dim, n, seed=0):
     z, share = rng.normal(size=(n, dim)), rng.uniform(-1, 1, size=(n, 1))
     across = z - np.outer(z @ u[0], u[0])
     across = across * (dim > 1)
+    ball = z / np.linalg.norm(z, axis=1, keepdims=True) * np.abs(share) ** (1 / dim)
     return {
         "linf": lambda: rng.uniform(-1, 1, size=(n, dim)),
-        "l2": lambda: z / np.linalg.norm(z, axis=1, keepdims=True) * np.abs(share) ** (1 / dim),
+        "l2": lambda: ball,
         "l1": lambda: np.sign(z) * rng.dirichlet(np.ones(dim), n) * np.abs(share),
         "signal": lambda: share * u[0],
         "orthogonal": lambda: across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9) * share,
+        "spheroid": lambda: ball @ (np.outer(u[0], u[0]) * SHARE + np.eye(dim) * (1 - SHARE)),
         "segments": lambda: share * u[:3][rng.integers(min(3, dim), size=n)],
     }[name]()
 
@@ -70,6 +77,7 @@ def dual_norm(name, w):
         "l1": lambda: np.abs(w).max(-1),
         "signal": lambda: np.abs(w @ u[0]),
         "orthogonal": lambda: np.sqrt(((w @ u[1:].T) ** 2).sum(-1)),
+        "spheroid": lambda: np.sqrt((w @ u[0]) ** 2 + ((1 - SHARE) * (w @ u[1:].T) ** 2 * (1 - SHARE)).sum(-1)),
         "segments": lambda: np.abs(w @ u[:3].T).max(-1),
     }[name]()
 
@@ -240,9 +248,13 @@ def test_dtype_follows_the_vector(name):
         assert threat.support(w).dtype == threat.project(w).dtype == threat.worst(w).dtype == jnp.float32
 
 
+def spheroid(radius, direction=None):
+    return threats.Spheroid(radius, SHARE, direction)
+
+
 def test_the_set_at_an_example_takes_the_signal_unless_it_has_a_direction():
     x, signal, other = jnp.ones(3), jnp.eye(3)[1], jnp.eye(3)[2]
-    for kind in (threats.SignalDirected, threats.Orthogonal):
+    for kind in (threats.SignalDirected, threats.Orthogonal, spheroid):
         np.testing.assert_array_equal(kind(0.5).at(x, signal).direction, signal)
         np.testing.assert_array_equal(kind(0.5, other).at(x, signal).direction, other)
         assert float(kind(0.5).at(x, signal).radius) == 0.5
@@ -285,11 +297,56 @@ def test_an_integer_radius_becomes_a_float():
     assert threats.L2(1).radius.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("kind", [threats.SignalDirected, threats.Orthogonal])
+@pytest.mark.parametrize("kind", [threats.SignalDirected, threats.Orthogonal, spheroid])
 @pytest.mark.parametrize("operation", ["support", "worst", "project"])
 def test_a_missing_direction_is_named(kind, operation):
-    with pytest.raises(ValueError, match=f"{kind.__name__} has no direction here: give one, or call at"):
+    with pytest.raises(ValueError, match=f"(?i){kind.__name__} has no direction here: give one, or call at"):
         getattr(kind(1.0), operation)(jnp.ones(3))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), 2])
+def test_a_share_is_a_part_of_the_radius(share):
+    with pytest.raises(ValueError, match=r"share is .*, but it is a part of the radius: give 0 <= share <= 1"):
+        threats.Spheroid(1.0, share)
+
+
+@pytest.mark.parametrize(("share", "end"), [(0.0, "l2"), (1.0, "signal"), (1 - 1e-9, "signal"), (1e-12, "l2")])
+def test_a_spheroid_lies_between_a_ball_and_a_segment(share, end, float64):
+    s = jnp.asarray(frame(DIM)[0])
+    for radius in RADII:
+        ours, other = threats.Spheroid(radius, share, s), THREATS[end](radius, DIM)
+        for operation in ("support", "project", "worst"):
+            found, expected = (jax.vmap(getattr(one, operation))(jnp.asarray(vectors())) for one in (ours, other))
+            generic = slice(None, -1 - 2 * DIM) if operation == "worst" else slice(None)
+            np.testing.assert_allclose(found[generic], expected[generic], atol=1e-6 * (1 + 50))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.999, 1 - 1e-6])
+def test_the_projection_onto_a_flat_spheroid_is_on_its_edge(share, float64):
+    """However flat it is and however far the point, Newton's steps are enough."""
+    rng, c = np.random.default_rng(0), 1 - share
+    threat = threats.Spheroid(1.0, share, jnp.eye(2)[0])
+    points = jnp.asarray(rng.normal(size=(2000, 2)) * 10 ** rng.uniform(-4, 6, size=(2000, 2)))
+    found = np.asarray(jax.jit(jax.vmap(threat.project))(points))
+    gauge = np.hypot(found[:, 0], found[:, 1] / c)
+    outside = np.hypot(points[:, 0], points[:, 1] / c) > 1
+    np.testing.assert_allclose(gauge[outside], 1, atol=1e-9)
+    np.testing.assert_allclose(found[~outside], points[~outside], rtol=1e-15)
+
+
+@every_threat
+def test_a_set_is_the_same_in_another_basis_where_it_says_so(name, float64):
+    """Rotated data, rotated axes: rotated members, and the same support."""
+    threat, turn = THREATS[name](0.7, DIM), jnp.asarray(frame(DIM + 1)[:DIM, :DIM])
+    turn = jnp.linalg.qr(turn)[0]
+    if name in ("linf", "l1"):
+        with pytest.raises(ValueError, match="depends on the coordinates"):
+            threat.axes(DIM)
+        return
+    turned = threat.with_axes(threat.axes(DIM) @ turn.T)
+    for w in jnp.asarray(vectors()[:60:7]):
+        np.testing.assert_allclose(turned.support(turn @ w), threat.support(w), rtol=1e-12)
+        np.testing.assert_allclose(turned.project(turn @ w), turn @ threat.project(w), atol=1e-12 * 100)
 
 
 @pytest.mark.parametrize("k", [0, 5])

@@ -1,10 +1,13 @@
 """Figures: from a result of a study to a matplotlib `Figure`.  No training, no reading of stores."""
 
 from simulator.plots.alignment import alignment
+from simulator.plots.asymptotics import asymptotics
 from simulator.plots.dimension import dimension
 from simulator.plots.errors import errors
+from simulator.plots.one_neuron import one_neuron
 from simulator.plots.optimisation import optimisation
 from simulator.plots.picture import picture
+from simulator.plots.prediction import prediction
 from simulator.plots.selection import selection
 from simulator.plots.signal_directed import signal_directed
 from simulator.plots.style import DEFENCES, curve, look, published, save, styled
@@ -13,12 +16,15 @@ from simulator.plots.unstable import unstable
 __all__ = [
     "DEFENCES",
     "alignment",
+    "asymptotics",
     "curve",
     "dimension",
     "errors",
     "look",
+    "one_neuron",
     "optimisation",
     "picture",
+    "prediction",
     "published",
     "save",
     "selection",

@@ -6,9 +6,13 @@ from pathlib import Path
 
 from simulator.studies import (
     alignment,
+    asymptotics,
     deep,
     dimension,
+    interpolation,
     l2_budget,
+    maximum_margin,
+    one_neuron,
     optimisation,
     picture,
     selection,
@@ -34,6 +38,10 @@ STUDIES: dict[str, Study] = {
         optimisation.STUDY,
         deep.STUDY,
         selection.STUDY,
+        *maximum_margin.STUDIES,
+        interpolation.STUDY,
+        one_neuron.STUDY,
+        asymptotics.STUDY,
     )
 }
 

@@ -147,23 +147,42 @@ def one_neuron_errors(
     return Errors(error(jnp.zeros_like(epsilon)), error(epsilon))
 
 
-def directed_errors(
-    noise_margin: Float[Array, ""], task: LinearlySeparable, trained: Float[Array, ""], tested: Float[Array, ""]
-) -> Errors:
-    r"""Errors of the robust maximum-margin classifier under the signal-directed set, from the margin of the noise.
+def plane_optimum(noise_margin: Float[Array, ""], task: LinearlySeparable, threat: Threat) -> Float[Array, "2"]:
+    r"""The robust maximum-margin classifier on the linearly separable data, as (<w, s>, |w~|), w~ the rest of w.
 
-    Of w = (w_1, w~) with |w| = 1 the worst-case margin on the training data is w_1 (gamma - eps) + |w~| gamma~ at best,
-    gamma~ = `noise_margin` > 0 the maximum margin of the noise part alone, in units of x.  It is largest along
-    ((gamma - eps)_+, gamma~): beyond eps = gamma the signal is given up.  A fresh example then has the margin
-    gamma (gamma - eps)_+ + gamma~ sigma Z, so with `trained` and `tested` the radii of training and evaluation
+    The threat is round about the signal s: `L2`, `SignalDirected`, `Orthogonal` or `Spheroid` along it.  Then h depends
+    on <w, s> and |w~| alone, and of all w with these two the best on the training points has the worst-case margin
+    gamma <w, s> + gamma~ |w~| - h(w), gamma~ = `noise_margin` the maximum margin of the noise part alone, in units of x
+    (0 where the noise is not separable).  So the classifier lies in the plane of s and the noise's own maximum-margin
+    direction, and is there what `mixture_optimum` is for the mean (gamma, gamma~), that point minus its projection:
 
-    robust = Phi(-(gamma - tested) (gamma - trained)_+ / (sigma gamma~)), standard = the same at tested = 0.
+    - l2 ball: along (gamma, gamma~), whatever the radius;
+    - along the signal: ((gamma - eps)_+, gamma~); beyond eps = gamma the signal is given up;
+    - across it: (gamma, (gamma~ - eps)_+); the noise is given up.
 
-    **Source:** derived here; Clarysse et al. (2023) have the same data with r = 2 gamma.
+    Its norm is the worst-case margin; 0 where (gamma, gamma~) is in the threat: no classifier has a positive one.
+
+    **Source:** derived here; along the signal Clarysse et al. (2023) have the same data with r = 2 gamma.
     """
-    kept = jnp.maximum(task.margin - trained, 0)
-    scale = task.noise * noise_margin
-    return Errors(_not_positive(task.margin * kept, scale), _not_positive((task.margin - tested) * kept, scale))
+    return mixture_optimum(jnp.stack([task.margin, noise_margin]), threat.with_axes(_in_plane(task).axes()))
+
+
+def maximum_margin_errors(
+    noise_margin: Float[Array, ""], task: LinearlySeparable, trained: Threat, tested: Threat
+) -> Errors:
+    r"""Errors of `plane_optimum` for the threat `trained` under the threat `tested`, both round about the signal.
+
+    With (p, q) the optimum a fresh example has the margin gamma p + sigma q Z, Z ~ N(0, 1):
+    robust = Phi(-(gamma p - h(p, q)) / (sigma q)), standard = the same at h = 0.  Where no classifier has a positive
+    margin, (p, q) = 0 errs everywhere.
+    """
+    plane = _in_plane(task)
+    weight = plane_optimum(noise_margin, task, trained)
+    return separable_errors(weight, jnp.zeros_like(noise_margin), plane, tested.with_axes(plane.axes()))
+
+
+def _in_plane(task: LinearlySeparable) -> LinearlySeparable:
+    return LinearlySeparable(2, task.margin, task.noise)
 
 
 class NoiseMargin(NamedTuple):

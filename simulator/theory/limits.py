@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
-from scipy.special import ndtr, owens_t
+import scipy.stats
+from scipy.special import expit, ndtr, owens_t
 
 _TOLERANCE = 1e-9
 """Residual of the equations, relative to their terms, below which they count as solved."""
 
 
 class FeatureLimit(NamedTuple):
-    """The robust maximum-margin classifier on noiseless Gaussian features, scaled to the robust margin 1."""
+    """A classifier w of noiseless Gaussian features; the maximum-margin one is scaled to the robust margin 1."""
 
     across: float
     """|w - <w, s> s|, s the unit truth."""
@@ -121,13 +122,103 @@ def _conditions(logs, ratio: float, budget: float):
     kappa = r * moments.by_across / (4 * a * root)
     zeta = r * moments.by_spread / (2 * root)
     m = r * math.sqrt(ratio)
-    tail, density = ndtr(-zeta / m), math.exp(-((zeta / m) ** 2) / 2) / math.sqrt(2 * math.pi)
-    first = 2 * (m * density - zeta * tail)
-    second = 2 * ((m**2 + zeta**2) * tail - m * zeta * density)
+    first, second, tail = _soft_moments(m, zeta)
     share = 2 * (1 + kappa)
     return np.array(
         [first / (share * c) - 1, 2 * math.sqrt(ratio) * m * tail / (share * root) - 1, second / (share * a) ** 2 - 1]
     )
+
+
+def ridge_limit(ratio: float, budget: float, penalty: float) -> FeatureLimit:
+    r"""Limit of robust ridge logistic regression where `feature_limit` has the maximum margin.
+
+    The minimiser of mean log(1 + exp(-m_i(w))) + penalty |w|^2, m_i its worst-case margins.  With the same a, b, c,
+    T = |Z1| b + Z2 a - budget c, p the proximal point of the logistic loss at T with parameter t and
+    g = sigmoid(-p) minus its slope there,
+
+        E[g |Z1|] = 2 penalty b,      2 penalty a - E[g Z2] = sqrt(S),      c = a S' / sqrt(S),
+        t = 2 a ratio P(m Z > mu) / sqrt(S),
+
+    where r^2 = E[g^2], mu = budget E[g], m = r sqrt(ratio), S = E[(m |Z| - mu)_+^2] and S' = E[(m |Z| - mu)_+]: the
+    stationary point of Gordon's comparison, coordinate j of P w being a/sqrt(S d) times the soft threshold of m Z_j
+    at mu.  Followed from a large penalty, where g = 1/2 gives all four, down to the one asked for.
+    Raises `ValueError` unless ratio > 0, budget >= 0 and penalty > 0.
+    **Source:** the saddle function of Donhauser et al. (2021), arXiv 2108.02883; its conditions are derived here.
+    """
+    if not (ratio > 0 and budget >= 0 and penalty > 0):
+        raise ValueError(
+            f"ratio is {ratio}, budget is {budget} and penalty is {penalty}: give ratio > 0, budget >= 0, penalty > 0"
+        )
+    strong = max(penalty, 1.0)
+    place = _strongly_regularised(ratio, budget, strong)
+    steps = math.ceil(math.log(strong / penalty, 4)) + 1
+    for level in np.geomspace(strong, penalty, steps):
+        found = scipy.optimize.root(_ridge_conditions, np.log(place), (ratio, budget, level), tol=1e-13)
+        residual = float(np.max(np.abs(found.fun)))
+        if not residual < _TOLERANCE:
+            return FeatureLimit(math.nan, math.nan, math.nan, residual)
+        place = np.exp(found.x)
+    across, along, spread, _ = map(float, place)
+    return FeatureLimit(across, along, spread, residual)
+
+
+def _strongly_regularised(ratio: float, budget: float, penalty: float) -> np.ndarray:
+    """a, b, c and t to first order in 1/penalty."""
+    first, second, tail = _soft_moments(math.sqrt(ratio) / 2, budget / 2)
+    root = math.sqrt(second)
+    return np.array([root, math.sqrt(1 / (2 * math.pi)), first, ratio * 2 * tail]) / (2 * penalty)
+
+
+def _soft_moments(m: float, level: float) -> tuple[float, float, float]:
+    """E[(m |Z| - level)_+], E[(m |Z| - level)_+^2] and P(m Z > level)."""
+    tail, density = ndtr(-level / m), math.exp(-((level / m) ** 2) / 2) / math.sqrt(2 * math.pi)
+    return 2 * (m * density - level * tail), 2 * ((m**2 + level**2) * tail - m * level * density), tail
+
+
+def _ridge_conditions(logs, ratio: float, budget: float, penalty: float):
+    """How far the four conditions are from holding, relative to their terms."""
+    a, b, c, t = np.exp(np.clip(logs, -30, 30))
+    pull = _pull(_HALF_GRID * b + _GRID * a - budget * c, t)
+    mean, square = (float(_GRID_WEIGHTS @ pull**power) for power in (1, 2))
+    along, across = (float(_GRID_WEIGHTS @ (pull * z)) for z in (_HALF_GRID, _GRID))
+    first, second, tail = _soft_moments(math.sqrt(ratio * square), budget * mean)
+    root = math.sqrt(second)
+    return np.array(
+        [
+            2 * penalty * b / along - 1,
+            (2 * penalty * a - across) / root - 1,
+            a * first / (c * root) - 1,
+            2 * a * ratio * tail / (t * root) - 1,
+        ]
+    )
+
+
+def _pull(place: np.ndarray, t: float) -> np.ndarray:
+    """sigmoid(-p) at the proximal point p = place + t sigmoid(-p): Newton's steps kept in [place, place + t]."""
+    low, high = place, place + t
+    p = place + t * expit(-place) / (1 + t / 4)
+    for _ in range(_PROXIMAL_STEPS):
+        g = expit(-p)
+        excess = p - place - t * g
+        low, high = np.where(excess < 0, p, low), np.where(excess > 0, p, high)
+        newton = p - excess / (1 + t * g * (1 - g))
+        p = np.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+    return expit(-p)
+
+
+_PROXIMAL_STEPS = 30
+
+
+def _product_rule(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places |Z1|, Z2 and weights of a rule for E[f(|Z1|, Z2)]."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    half, whole = (nodes + 1) * _REACH / 2, nodes * _REACH
+    half_weights = weights * _REACH / 2 * np.sqrt(2 / np.pi) * np.exp(-(half**2) / 2)
+    whole_weights = weights * _REACH / np.sqrt(2 * np.pi) * np.exp(-(whole**2) / 2)
+    return np.repeat(half, count), np.tile(whole, count), np.outer(half_weights, whole_weights).ravel()
+
+
+_HALF_GRID, _GRID, _GRID_WEIGHTS = _product_rule(100)
 
 
 class MixtureLimit(NamedTuple):
@@ -173,3 +264,12 @@ def mixture_limit(ratio: float, strength: float) -> MixtureLimit:
     t = scipy.optimize.brentq(lambda t: excess(t)[0], -40.0, math.sqrt(ratio) + 1, xtol=1e-15)
     residual, cosine = excess(t)
     return MixtureLimit(float(cosine * strength + t), float(cosine), abs(float(residual)))
+
+
+def separability(n: int, dim: int) -> float:
+    r"""The probability that n points of N(0, I) in `dim` dimensions with fair random labels are linearly separable.
+
+    2^(1-n) sum over k < dim of binom(n - 1, k), for hyperplanes through the origin: exact, not a limit.
+    **Source:** Cover (1965), "Geometrical and statistical properties of systems of linear inequalities".
+    """
+    return float(scipy.stats.binom.cdf(dim - 1, n - 1, 0.5))

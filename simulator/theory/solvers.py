@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from simulator.threats import L2, Orthogonal, Segments, SignalDirected, Threat
+from simulator.threats import Threat
 
 _MAX_STEPS = 80
 
@@ -76,36 +76,12 @@ def in_span(
     not lower h.  One QR decomposition, O(d r^2); inner products with `axes` say all about the solution that a task with
     these axes asks for.  Raises `ValueError` for a threat that depends on the coordinates (`LInf`, `L1`).
     """
-    own = _directions(threat, points.shape[1])
+    own = threat.axes(points.shape[1]).astype(points.dtype)
     given = jnp.zeros((0, points.shape[1]), points.dtype) if axes is None else axes
-    rows = jnp.concatenate([own.astype(points.dtype), given, points])
+    rows = jnp.concatenate([own, given, points])
     inside = rows if rows.shape[0] >= rows.shape[1] else jnp.linalg.qr(rows.T, mode="r").T
     own_inside, axes_inside, points_inside = jnp.split(inside, [len(own), len(own) + len(given)])
-    return points_inside, _with_directions(threat, own_inside), axes_inside
-
-
-def _directions(threat: Threat, dim: int) -> Float[Array, "k d"]:
-    match threat:
-        case L2():
-            return jnp.zeros((0, dim))
-        case SignalDirected(direction=direction) | Orthogonal(direction=direction) if direction is not None:
-            return direction[None]
-        case Segments(directions=directions):
-            return directions
-    raise ValueError(
-        f"{type(threat).__name__} is not the same in every basis: give the solver points in the coordinates of the data"
-    )
-
-
-def _with_directions(threat: Threat, rows: Float[Array, "k r"]) -> Threat:
-    match threat:
-        case L2():
-            return threat
-        case Segments():
-            return Segments(threat.radius, rows)
-        case SignalDirected() | Orthogonal():
-            return type(threat)(threat.radius, rows[0])
-    raise AssertionError(threat)
+    return points_inside, threat.with_axes(own_inside), axes_inside
 
 
 class _Place(NamedTuple):
