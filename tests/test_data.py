@@ -24,7 +24,11 @@ def spheres(**numbers):
     return data.ConcentricSpheres(DIM, **{"inner": 1.0, "outer": 4.0, **numbers})
 
 
-TASKS = {"linear": linear, "spheres": spheres}
+def features():
+    return data.GaussianFeatures(DIM, unit(jr.key(3)))
+
+
+TASKS = {"linear": linear, "spheres": spheres, "features": features}
 every_task = pytest.mark.parametrize("name", TASKS)
 
 
@@ -66,6 +70,9 @@ def test_moving_along_the_signal_by_the_distance_lands_on_the_boundary(name):
     np.testing.assert_allclose(np.linalg.norm(signal, axis=1), 1, rtol=1e-5)
     if name == "linear":
         np.testing.assert_allclose((x + task.margin * signal) @ task.direction, 0, atol=1e-5)
+    elif name == "features":
+        distance = np.abs(x @ task.direction)
+        np.testing.assert_allclose((x + distance[:, None] * signal) @ task.direction, 0, atol=1e-5)
     else:
         boundary = (task.inner + task.outer) / 2
         np.testing.assert_allclose(np.linalg.norm(x + task.margin / 2 * signal, axis=1), boundary, rtol=1e-5)
@@ -101,6 +108,15 @@ def test_a_random_direction_turns_the_law():
     variance = 0.25 * (1 - (v @ np.asarray(task.direction)) ** 2)
     assert abs(along.mean()) < 5 * (variance / N) ** 0.5
     assert abs((along**2).mean() / variance - 1) < 5 * (2 / N) ** 0.5
+
+
+def test_features_are_gaussian_and_labelled_without_noise():
+    task = features()
+    x, y = task.sample(jr.key(11), N)
+    x = np.asarray(x)
+    assert np.all(np.abs(x.mean(0)) < 5 / N**0.5)
+    assert np.all(np.abs(x.T @ x / N - np.eye(DIM)) < 5 * (np.eye(DIM) * 2 + 1 - np.eye(DIM)) ** 0.5 / N**0.5)
+    np.testing.assert_array_equal(y, np.sign(x @ np.asarray(task.direction)))
 
 
 def test_examples_lie_on_their_spheres_and_the_inner_one_is_positive():
@@ -143,7 +159,7 @@ def test_cells_with_one_key_share_their_noise():
     np.testing.assert_allclose(2 * first[0][:, 1:], second[0][:, 1:], rtol=1e-6)
 
 
-@pytest.mark.parametrize("task", [data.LinearlySeparable, data.ConcentricSpheres])
+@pytest.mark.parametrize("task", [data.LinearlySeparable, data.ConcentricSpheres, data.GaussianFeatures])
 def test_a_dimension_below_1_is_refused(task):
     with pytest.raises(ValueError, match="dim is 0, but data need at least one dimension: give dim >= 1"):
         task(0)
@@ -161,6 +177,8 @@ def test_numbers_must_be_finite_and_not_negative(make, name, value):
 def test_a_direction_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"direction has shape \(3,\), but dim is 5: give a unit vector \[5\]"):
         linear(direction=jnp.eye(3)[0])
+    with pytest.raises(ValueError, match=r"direction has shape \(3,\), but dim is 5: give a unit vector \[5\]"):
+        data.GaussianFeatures(DIM, jnp.eye(3)[0])
 
 
 @pytest.mark.parametrize("outer", [1.0, 0.5])

@@ -115,6 +115,34 @@ def deep_result(defences=DEFENCES, depths=(1, 2), epsilons=(0.3, 1.0), trials=3,
     return filled(axes | {"epsilon": epsilons, "trial": range(trials)}, {}, dict.fromkeys(names, ()), ok=ok)
 
 
+PREDICTED = ("alignment", "standard_error", "robust_error")
+THEORY = {f"{name}{suffix}": () for name in PREDICTED for suffix in ("", "_theory", "_limit")}
+
+
+def maximum_margin_result(defences=None, epsilons=(0.0, 3.0, 5.0), shares=(1.0,), trials=3, ok=0.8):
+    axes = {"n": (50, 200), "dim": (1000,), "share": shares, "epsilon": epsilons, "trial": range(trials)}
+    return filled(axes, {}, THEORY, ok=ok)
+
+
+def interpolation_result(defences=None, epsilons=(0.0, 0.05), trials=3, ok=0.8):
+    axes = {"ratio": (1.5, 4.0), "penalty": (0.0, 0.1), "epsilon": epsilons, "trial": range(trials)}
+    return filled(axes, {}, THEORY, ok=ok)
+
+
+def one_neuron_result(defences=DEFENCES[1:], slopes=(2.0, 10.0), epsilons=(0.3, 0.6, 0.9), trials=3, ok=0.8):
+    axes = {"defence": defences, "slope": slopes, "spread": (0.3, 1.0, 3.0, 12.0), "epsilon": epsilons}
+    names = ("robust_error", "robust_error_theory", "theorem", "proof", "sharp")
+    result = filled(axes | {"trial": range(trials)}, {}, dict.fromkeys(names, ()), ok=ok)
+    return result.assign(
+        {name: result[name].where(result["status"] != "ok", result["spread"] > 1) for name in names[2:]}
+    )
+
+
+def asymptotics_result(defences=None, epsilons=None, models=("separable", "mixture", "features"), trials=3, ok=0.8):
+    axes = {"model": models, "dim": (100, 300, 1000), "trial": range(trials)}
+    return filled(axes, {}, {name: () for name in THEORY if not name.endswith("_theory")}, ok=ok)
+
+
 def exhibits(tasks):
     rng = np.random.default_rng(1)
     image = {"image": (("row", "column"), rng.random((28, 28))), "image_label": ((), 1)}
@@ -143,6 +171,11 @@ SMALL = {
     "optimisation": {"problems": ("spheres",)},
     "selection": {"tasks": ("linear",)},
     "deep": {"depths": (1, 2)},
+    "theory-directed": {},
+    "share-along-signal": {"shares": (0.0, 1.0)},
+    "theory-interpolation": {},
+    "one-neuron": {"slopes": (2.0,)},
+    "asymptotics": {"models": ("mixture",)},
 }
 RESULTS = {
     "alignment": alignment_result,
@@ -156,6 +189,11 @@ RESULTS = {
     "optimisation": optimisation_result,
     "selection": selection_result,
     "deep": deep_result,
+    "theory-directed": maximum_margin_result,
+    "share-along-signal": maximum_margin_result,
+    "theory-interpolation": interpolation_result,
+    "one-neuron": one_neuron_result,
+    "asymptotics": asymptotics_result,
 }
 CHANGES = {
     "everything ok": {"ok": 1},
@@ -236,6 +274,29 @@ def test_published_values_are_drawn_as_open_markers():
         np.testing.assert_array_equal(line.get_ydata(), list(curve.values.values()))
     other = next(axes for axes in figure.axes if axes.get_title() == "robust error, n = 1000")
     assert not [line for line in other.lines if line.get_markerfacecolor() == "none"]
+
+
+def test_predictions_are_lines_and_simulations_markers():
+    result = maximum_margin_result(ok=1)
+    axes = studies.STUDIES["theory-directed"].figure(result, ()).axes[2]
+    first = result.sel(n=50, dim=1000, share=1.0)
+    drawn = {line.get_linestyle(): line.get_ydata() for line in axes.lines[:2]}
+    np.testing.assert_allclose(drawn["-"], first["robust_error_theory"].mean("trial"))
+    np.testing.assert_allclose(drawn[":"], first["robust_error_limit"].mean("trial"))
+    np.testing.assert_allclose(axes.containers[0].lines[0].get_ydata(), first["robust_error"].mean("trial"))
+
+
+def test_defences_that_share_a_theory_share_its_line():
+    result = l2_budget_result(tasks=("linear",), ok=1)
+    theory = result["robust_error"].copy()
+    theory.loc[{"defence": "adversarial"}] = theory.sel(defence="coap")
+    theory.loc[{"defence": "adversarial", "epsilon": 3.0}] = np.nan
+    figure = studies.STUDIES["l2-budget"].figure(result.assign(robust_error_theory=theory), ())
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines if "theory" in line.get_label()}
+    assert set(lines) == {"linear theory, ST", "linear theory, AT, COAP"}
+    alone = result.assign(robust_error_theory=xr.ones_like(theory))
+    labels = [line.get_label() for line in studies.STUDIES["l2-budget"].figure(alone, ()).axes[1].lines]
+    assert labels.count("linear theory") == 1
 
 
 # ---- the look ----

@@ -8,10 +8,11 @@ import jax.random as jr
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 
-from simulator import losses, metrics, networks, span, studies, train
+from simulator import losses, metrics, networks, span, studies, theory, train
 from simulator.data import ConcentricSpheres, LinearlySeparable
-from simulator.studies import optimisation, protocol, selection, spheres, threat_shape, unstable
+from simulator.studies import optimisation, prediction, protocol, selection, spheres, threat_shape, unstable
 from simulator.threats import L2, Orthogonal, Segments, SignalDirected
 
 DIM, WIDTH = 6, 9
@@ -87,6 +88,45 @@ def test_published_bars_have_a_place_each():
     for bars in unstable.FIGURES.values():
         assert len(bars.positions) == len(bars.heights)
         assert all(len(getattr(bars, name)) == 1 for name in ("margin", "k", "epsilon") if name != bars.axis)
+
+
+def test_deviations_are_those_of_a_normal_variable():
+    """Where the normal approximation holds they agree with it; near 0 they are exact tails."""
+    count = 10_000
+    found = prediction.deviations(xr.DataArray([0.31, 0.29, 0.3]), xr.DataArray([0.3, 0.3, 0.3]), count)
+    np.testing.assert_allclose(found, [2.18, 2.18, 0], atol=0.03)
+    rare = prediction.deviations(xr.DataArray([1 / count, 0.0, 0.0]), xr.DataArray([1e-9, 1e-9, 0.0]), count)
+    # Once in 10,000 examples is what happens with probability 1e-5, and never is what one expects.
+    np.testing.assert_allclose(rare, [stats.norm.isf(1e-5), 0, 0], atol=1e-3)
+    impossible = prediction.deviations(xr.DataArray([1 / count, np.nan]), xr.DataArray([0.0, 0.5]), count)
+    assert impossible[0] == np.inf
+    assert np.isnan(impossible[1])
+
+
+def test_noise_has_the_margin_of_its_own_part(float64):
+    task = LinearlySeparable(40, 2.0, 0.7)
+    x, y = task.sample(jr.key(0), 15)
+    found = prediction.noise_margin(task, x, y)
+    z = x * y.astype(x.dtype)[:, None]
+    expected = theory.max_margin(z.at[:, 0].set(0), L2(0.0)).value
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    # In the span of the points it is the same.
+    problem = span.fewest(span.problem(task, networks.mlp(jr.key(1), 40, (3,)), x, y))
+    np.testing.assert_allclose(prediction.noise_margin(problem.task, problem.x, problem.y), expected, rtol=1e-7)
+    assert np.isnan(prediction.noise_margin(ConcentricSpheres(40), x, y))
+
+
+def test_noise_that_is_never_separable_is_not_solved_for():
+    task = LinearlySeparable(5)
+    assert prediction.noise_margin(task, *task.sample(jr.key(0), 200)) == 0
+
+
+def test_standard_training_is_predicted_without_the_threat(float64):
+    task, margin = LinearlySeparable(40, 2.0, 0.7), jnp.asarray(1.2)
+    found = {name: prediction.beside(margin, task, SignalDirected(0.9), name) for name in ("standard", "coap")}
+    for name, trained in (("standard", 0.0), ("coap", 0.9)):
+        expected = theory.maximum_margin_errors(margin, task, SignalDirected(trained), SignalDirected(0.9))
+        np.testing.assert_array_equal(list(found[name].values()), expected)
 
 
 def test_layer_alignment():

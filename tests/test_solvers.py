@@ -31,6 +31,8 @@ def reach(threat, w):
             return radius * cvxpy.norm(w, 2)
         case threats.LInf():
             return radius * cvxpy.norm(w, 1)
+        case threats.ConsistentLInf():
+            return radius * cvxpy.norm(w[1:], 1)
         case threats.L1():
             return radius * cvxpy.norm(w, "inf")
         case threats.SignalDirected(direction=s):

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 TASKS = {
     "linear": lambda: data.LinearlySeparable(DIM, 1.0, 0.5, unit(jr.key(11))),
     "spheres": lambda: data.ConcentricSpheres(DIM, 1.0, 3.0),
+    "features": lambda: data.GaussianFeatures(DIM, unit(jr.key(11))),
 }
 
 

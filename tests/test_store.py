@@ -280,7 +280,15 @@ def test_times_of_all_parts_are_added(tmp_path):
     assert after["compile_seconds"] > compiled > 0
 
 
-def test_a_run_that_is_stopped_says_what_is_saved(tmp_path, result):
+@pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C, which is not there where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_is_stopped_says_what_is_saved(tmp_path, result, interruptible):
     """The first interruption by the user ends the run after its chunk."""
     said = []
 

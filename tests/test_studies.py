@@ -1,5 +1,6 @@
 """The named studies: what each one must state, and, slowly, what a run at the scale "smoke" must give."""
 
+import functools
 import re
 
 import jax.random as jr
@@ -10,6 +11,9 @@ from matplotlib.figure import Figure
 from simulator import store, studies, sweep, trials
 from simulator.studies import STUDIES, defences
 
+THEORY = ("theory-directed", "theory-l2", "share-along-signal", "theory-interpolation", "one-neuron", "asymptotics")
+"""Studies of theory under a simulation; the others train and compare defences, and measure all there is to measure."""
+COMPARING = [name for name in STUDIES if name not in THEORY]
 SCALES = [(name, scale) for name in STUDIES for scale in studies.SCALES]
 ERRORS = ("standard_error", "robust_error", "certified_error")
 ALIGNMENTS = ("alignment_attack", "alignment_dual", "alignment_gradient")
@@ -48,19 +52,20 @@ def test_study_has_every_scale(name):
 def test_every_scale_has_a_grid(name, scale):
     study, settings = STUDIES[name], STUDIES[name].scales[scale]
     grid = study.grid(settings)
-    assert {"defence", "epsilon"} <= set(grid.axes)
+    assert name not in COMPARING or {"defence", "epsilon"} <= set(grid.axes)
     assert grid.trials == settings.trials
     assert any(grid.rows(block) for block in grid.blocks())
     cell = study.cell(settings)
     assert callable(cell) or isinstance(cell, sweep.Staged)
-    assert set(grid.axes["defence"]) <= set(defences.DEFENCES)
+    assert set(grid.axes.get("defence", ())) <= set(defences.DEFENCES)
     assert not set(grid.coords) & set(grid.axes)
 
 
 @pytest.mark.parametrize(("name", "scale"), SCALES)
 def test_notes_say_how_the_numbers_are_obtained(name, scale):
     notes = STUDIES[name].notes(STUDIES[name].scales[scale])
-    assert {"attack", "certified_by", "selection", "interval"} <= set(notes)
+    assert {"attack", "selection", "interval"} <= set(notes)
+    assert ("certified_by" in notes) == (name in COMPARING)
     assert not set(notes) & set(store.IDENTITY)
     assert all(text and "\n" not in text for text in notes.values())
 
@@ -114,13 +119,32 @@ def test_find():
 # ---- what a run gives ----
 
 
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """name -> (study, settings, result) of its run at the scale "smoke"."""
+
+    @functools.cache
+    def run(name):
+        study, out = STUDIES[name], tmp_path_factory.mktemp(name)
+        settings = study.scales["smoke"]
+        return study, settings, store.read(studies.run(study, settings, scale="smoke", seed=0, out=out))
+
+    return run
+
+
 @pytest.fixture(scope="module", params=list(STUDIES))
-def finished(request, tmp_path_factory):
-    """(study, settings, result) of a run at the scale "smoke"."""
-    study, out = STUDIES[request.param], tmp_path_factory.mktemp(request.param)
-    settings = study.scales["smoke"]
-    path = studies.run(study, settings, scale="smoke", seed=0, out=out)
-    return study, settings, store.read(path)
+def finished(request, run_once):
+    return run_once(request.param)
+
+
+@pytest.fixture(scope="module", params=COMPARING)
+def compared(request, run_once):
+    return run_once(request.param)
+
+
+@pytest.fixture(scope="module", params=THEORY)
+def predicted(request, run_once):
+    return run_once(request.param)
 
 
 def ok(result, name):
@@ -143,8 +167,8 @@ def test_run_is_complete(finished):
 
 
 @pytest.mark.slow
-def test_names_are_those_of_the_contract(finished):
-    study, settings, result = finished
+def test_names_are_those_of_the_contract(compared):
+    study, settings, result = compared
     grid = study.grid(settings)
     cells = (*grid.axes, "trial")
     assert {*ERRORS, *ALIGNMENTS, "unstable", "status"} <= set(result.data_vars)
@@ -162,8 +186,8 @@ def test_names_are_those_of_the_contract(finished):
 
 
 @pytest.mark.slow
-def test_values_are_in_their_range(finished):
-    _, _, result = finished
+def test_values_are_in_their_range(compared):
+    _, _, result = compared
     done = (result["status"] == "ok").values
     for name in (*ERRORS, "unstable"):
         values = result[name].values[done]
@@ -179,9 +203,9 @@ def test_values_are_in_their_range(finished):
 
 
 @pytest.mark.slow
-def test_errors_are_ordered(finished):
+def test_errors_are_ordered(compared):
     """Wrong at x implies wrong somewhere in the set, which implies not proven right on it."""
-    _, _, result = finished
+    _, _, result = compared
     standard, robust, certified = (ok(result, name) for name in ERRORS)
     # Shares of the same examples, each rounded once to single precision.
     assert not (robust < standard - 1e-6).any()
@@ -189,15 +213,15 @@ def test_errors_are_ordered(finished):
 
 
 @pytest.mark.slow
-def test_training_learns_something(finished):
+def test_training_learns_something(compared):
     """The defences are run in earnest: some cell is clearly better than guessing."""
-    _, _, result = finished
+    _, _, result = compared
     assert np.nanmin(ok(result, "standard_error")) < 0.25
 
 
 @pytest.mark.slow
-def test_trials_differ_and_defences_share_them(finished):
-    _, _, result = finished
+def test_trials_differ_and_defences_share_them(compared):
+    _, _, result = compared
     assert result["trial"].size > 1
     first, second = (result["alignment_gradient"].isel(trial=trial).values for trial in (0, 1))
     both = np.isfinite(first) & np.isfinite(second)
@@ -222,9 +246,9 @@ def test_verdict(finished):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", [{"defence": ["coap"]}, {"trial": [0]}, {"epsilon": slice(0, 1)}])
-def test_verdict_of_too_little_data(finished, kept):
+def test_verdict_of_too_little_data(compared, kept):
     """A verdict says what is missing, and never holds for want of data."""
-    study, _, result = finished
+    study, _, result = compared
     part = result.isel(kept) if "epsilon" in kept else result.sel(kept)
     verdict = study.verdict(part)
     # Two claims are not about the gap between defences.
@@ -252,8 +276,8 @@ def test_figure_and_gallery(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_comparison_and_summary(finished):
-    study, _, result = finished
+def test_comparison_and_summary(compared):
+    study, _, result = compared
     table = studies.comparison(study, result)
     np.testing.assert_allclose(
         table["difference"].astype(float), (table["measured"] - table["published"]).astype(float)
@@ -272,9 +296,9 @@ def test_comparison_and_summary(finished):
 
 
 @pytest.mark.slow
-def test_same_seed_gives_the_same_numbers_in_parts(finished, tmp_path):
+def test_same_seed_gives_the_same_numbers_in_parts(compared, tmp_path):
     """One defence and one trial alone: the settings left out change no number of those kept."""
-    study, settings, result = finished
+    study, settings, result = compared
     defence = str(result["defence"].values[-1])
     few = studies.override(settings, {"defence": defence, "trials": 1})
     grid = study.grid(few)
@@ -286,3 +310,44 @@ def test_same_seed_gives_the_same_numbers_in_parts(finished, tmp_path):
     start = "standard_error_history"
     if start in result:
         np.testing.assert_array_equal(part[start].sel(epoch=0), whole[start].sel(epoch=0))
+
+
+# ---- theory under a simulation ----
+
+
+@pytest.mark.slow
+def test_predictions_lie_beside_what_they_predict(predicted):
+    study, settings, result = predicted
+    cells = (*study.grid(settings).axes, "trial")
+    theories = [name for name in map(str, result.data_vars) if name.endswith(("_theory", "_limit"))]
+    assert {"standard_error", "robust_error"} <= {name.rpartition("_")[0] for name in theories}
+    for name in ("standard_error", "robust_error", *theories):
+        assert result[name].dims == cells
+        assert np.isfinite(ok(result, name)).all()
+    for name in theories:
+        if name.startswith(("standard_error", "robust_error")):
+            values = ok(result, name)
+            assert ((values >= 0) & (values <= 1)).all()
+
+
+@pytest.mark.slow
+def test_a_theory_study_finds_what_it_predicts_only_there(predicted):
+    """The same result with the simulated errors of another place is no agreement."""
+    study, _, result = predicted
+    shuffled = result.copy()
+    for name in ("standard_error", "robust_error", "derivative"):
+        if name in result:
+            shuffled[name] = (result[name].dims, 1 - result[name].values)
+    assert not study.verdict(shuffled).held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kept", [{"epsilon": slice(0, 1)}, {"trial": slice(0, 1)}, {"share": slice(0, 1)}, {"dim": slice(0, 1)}]
+)
+def test_verdict_of_theory_on_too_little_data(predicted, kept):
+    study, _, result = predicted
+    part = result.isel(kept, missing_dims="ignore")
+    sentence = study.verdict(part).sentence
+    assert sentence
+    assert "nan" not in sentence

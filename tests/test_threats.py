@@ -14,6 +14,7 @@ THREATS = {
     "linf": lambda radius, dim: threats.LInf(radius),
     "l2": lambda radius, dim: threats.L2(radius),
     "l1": lambda radius, dim: threats.L1(radius),
+    "consistent": lambda radius, dim: threats.ConsistentLInf(radius),
     "signal": lambda radius, dim: threats.SignalDirected(radius, jnp.asarray(frame(dim)[0])),
     "orthogonal": lambda radius, dim: threats.Orthogonal(radius, jnp.asarray(frame(dim)[0])),
     "spheroid": lambda radius, dim: threats.Spheroid(radius, SHARE, jnp.asarray(frame(dim)[0])),
@@ -43,6 +44,7 @@ def outside(name, radius, delta):
         "linf": lambda: np.abs(delta).max(-1) - radius,
         "l2": lambda: size - radius,
         "l1": lambda: np.abs(delta).sum(-1) - radius,
+        "consistent": lambda: np.maximum(np.abs(delta).max(-1) - radius, np.abs(delta[..., 0])),
         "signal": lambda: off_segment(u[0]),
         "orthogonal": lambda: np.maximum(size - radius, np.abs(delta @ u[0])),
         "spheroid": lambda: np.linalg.norm(delta @ u.T * stretch, axis=-1) - radius,
@@ -60,6 +62,7 @@ def members(name, dim, n, seed=0):
     return {
         "linf": lambda: rng.uniform(-1, 1, size=(n, dim)),
         "l2": lambda: ball,
+        "consistent": lambda: rng.uniform(-1, 1, size=(n, dim)) * (np.arange(dim) > 0),
         "l1": lambda: np.sign(z) * rng.dirichlet(np.ones(dim), n) * np.abs(share),
         "signal": lambda: share * u[0],
         "orthogonal": lambda: across / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9) * share,
@@ -75,6 +78,7 @@ def dual_norm(name, w):
         "linf": lambda: np.abs(w).sum(-1),
         "l2": lambda: np.sqrt((w**2).sum(-1)),
         "l1": lambda: np.abs(w).max(-1),
+        "consistent": lambda: np.abs(w[..., 1:]).sum(-1),
         "signal": lambda: np.abs(w @ u[0]),
         "orthogonal": lambda: np.sqrt(((w @ u[1:].T) ** 2).sum(-1)),
         "spheroid": lambda: np.sqrt((w @ u[0]) ** 2 + ((1 - SHARE) * (w @ u[1:].T) ** 2 * (1 - SHARE)).sum(-1)),
@@ -339,7 +343,7 @@ def test_a_set_is_the_same_in_another_basis_where_it_says_so(name, float64):
     """Rotated data, rotated axes: rotated members, and the same support."""
     threat, turn = THREATS[name](0.7, DIM), jnp.asarray(frame(DIM + 1)[:DIM, :DIM])
     turn = jnp.linalg.qr(turn)[0]
-    if name in ("linf", "l1"):
+    if name in ("linf", "l1", "consistent"):
         with pytest.raises(ValueError, match="depends on the coordinates"):
             threat.axes(DIM)
         return

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.style import PAIR, curve, styled
+from simulator.plots.style import PAIR, curve, styled, theory
 from simulator.trials import over_trials, paired_difference
 
 ROWS = (
@@ -84,6 +84,7 @@ def _slice(axes: Axes, part: xr.Dataset) -> None:
         mean, sem, count = over_trials(part.sel(defence=defence).isel(epsilon=-1), "robust_error")
         if int(count.max()):
             curve(axes, defence, part["dim"].values, mean.values, sem.values)
+    theory(axes, part.isel(epsilon=-1), part["dim"].values, "robust_error")
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("dimension d")

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.style import curve, look, published, styled
+from simulator.plots.style import curve, look, published, styled, theory
 from simulator.trials import first_run, over_trials, paired_difference
 
 REFERENCE = "adversarial"
@@ -53,7 +53,12 @@ def errors(
                 _errors(axes, row, along, variable, [one for one in own if one.variable == variable])
             _gaps(line[-1], row, along)
             line[0].set_ylabel(", ".join(map(_named, place, place.values())))
-        handles, labels = grid[0][0].get_legend_handles_labels()
+        legend = {
+            label: handle
+            for axes in grid[:, 0]
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        labels, handles = list(legend), list(legend.values())
         markers = "; open markers: published" if published_curves else ""
         figure.suptitle(f"{title}\nlines: mean ± s.e. over trials{markers}", fontsize=11)
         if handles:
@@ -84,6 +89,7 @@ def _errors(axes: Axes, row: xr.Dataset, along: str, variable: str, published_cu
         mean, sem, count = over_trials(row.sel(defence=defence), variable)
         if int(count.max()):
             curve(axes, defence, row[along].values, mean.values, sem.values)
+    theory(axes, row, row[along].values, variable)
     low, high = axes.get_ylim()
     axes.set_ylim(min(-0.01, low), high + 0.03 * (high - min(0, low)))
     _label(axes, row, along)

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.style import curve, published, styled
+from simulator.plots.style import curve, published, styled, theory
 from simulator.trials import over_trials, paired_difference
 
 RECIPE = ("batch", "learning_rate", "momentum", "epoch")
@@ -53,6 +53,7 @@ def _errors(axes: Axes, base: xr.Dataset, variable: str, published_curves) -> No
         mean, sem, count = over_trials(base.sel(defence=defence), variable)
         if int(count.max()):
             curve(axes, defence, base["epsilon"].values, mean.values, sem.values)
+    theory(axes, base, base["epsilon"].values, variable)
     axes.set(xlabel="ε", ylabel=variable.replace("_", " "), ylim=(-0.01, 0.52))
 
 

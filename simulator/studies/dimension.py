@@ -10,7 +10,7 @@ import xarray as xr
 from simulator import metrics, networks, plots, span, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
-from simulator.studies import protocol
+from simulator.studies import prediction, protocol
 from simulator.studies.protocol import PAIR, Protocol
 from simulator.studies.settings import setting
 from simulator.studies.study import Study, Verdict
@@ -86,9 +86,11 @@ def cell(settings: DimensionSettings) -> sweep.Cell:
         data_key, init_key, _ = jr.split(key, 3)
         task = LinearlySeparable(coords["dim"], settings.margin, settings.noise)
         network = networks.mlp(init_key, task.dim, (settings.width,))
-        return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+        problem = span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+        return problem, prediction.noise_margin(problem.task, problem.x, problem.y)
 
-    def run(coords, key, problem):
+    def run(coords, key, drawn):
+        problem, noise_margin = drawn
         *_, fit_key = jr.split(key, 3)
         direction, epsilon = problem.task.direction, coords["epsilon"]
         threat = L2(epsilon) if coords["threat"] == "ball" else SignalDirected(epsilon, direction)
@@ -100,7 +102,10 @@ def cell(settings: DimensionSettings) -> sweep.Cell:
                 "alignment_change": metrics.layer_alignment(end - start, direction),
             }
 
-        return protocol.outcome(settings, coords["defence"], fit_key, problem, threat, layers)
+        return {
+            **protocol.outcome(settings, coords["defence"], fit_key, problem, threat, layers),
+            **prediction.beside(noise_margin, problem.task, threat, coords["defence"]),
+        }
 
     return sweep.Staged(prepare, run)
 
@@ -143,6 +148,7 @@ STUDY = Study(
     verdict=verdict,
     notes=lambda settings: {
         **protocol.notes(settings, L2(1.0)),
+        "theory": f"*_theory: {prediction.NOTE}",
         "alignment_layer": "|W s| / |W|_F of the first layer W and the signal s; _change: of what training added to W",
     },
     core=CATALOGUE["dimension"].core,

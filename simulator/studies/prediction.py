@@ -6,11 +6,12 @@ defence solves the same problem.  Beside a network with hidden neurons it is a r
 
 import json
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from simulator import theory
 from simulator.data import LinearlySeparable, Task
@@ -30,7 +31,7 @@ NEVER = 1e-9
 """A probability of separable noise that is taken as none: then its margin is 0 without a solve."""
 
 
-def noise_margin(task: Task, x: Float[Array, "n d"], y: Float[Array, " n"]) -> Float[Array, ""]:
+def noise_margin(task: Task, x: Float[Array, "n d"], y: Int[Array, " n"]) -> Float[Array, ""]:
     """The maximum margin of the noise part of linearly separable data; nan for another task or a failed solve."""
     if not isinstance(task, LinearlySeparable):
         return jnp.asarray(jnp.nan, x.dtype)
@@ -55,6 +56,12 @@ def errors(
         return {f"{name}_{suffix}": margin for name in ERRORS}
     found = theory.maximum_margin_errors(margin, task, trained, tested)
     return {f"{name}_{suffix}": value for name, value in zip(ERRORS, found, strict=True)}
+
+
+def beside(margin: Float[Array, ""], task: Task, threat: Threat, defence: str) -> dict[str, Float[Array, ""]]:
+    """`errors` under the threat, of what a defence trains on: standard training on none."""
+    ignored = eqx.tree_at(lambda t: t.radius, threat, jnp.zeros_like(threat.radius))
+    return errors(margin, task, ignored if defence == "standard" else threat, threat)
 
 
 def deviations(measured: xr.DataArray, predicted: xr.DataArray, count: int) -> xr.DataArray:

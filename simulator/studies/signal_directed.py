@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
@@ -10,7 +11,7 @@ import xarray as xr
 from simulator import attacks, metrics, networks, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
-from simulator.studies import protocol
+from simulator.studies import prediction, protocol
 from simulator.studies.defences import DEFENCES, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
@@ -142,9 +143,11 @@ def cell(settings: SignalDirectedSettings) -> sweep.Cell:
         data_key, init_key, *_ = jr.split(key, 4)
         task = LinearlySeparable(coords["dim"], settings.margin, settings.noise)
         network = networks.mlp(init_key, task.dim, (settings.width,))
-        return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+        problem = span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"])))
+        return problem, prediction.noise_margin(problem.task, problem.x, problem.y)
 
-    def run(coords, key, problem):
+    def run(coords, key, drawn):
+        problem, noise_margin = drawn
         *_, batch_key, test_key = jr.split(key, 4)
         # The segment is symmetric, so the fixed direction gives the same set as each example's own signal.
         threat = SignalDirected(coords["epsilon"], problem.task.direction)
@@ -156,7 +159,10 @@ def cell(settings: SignalDirectedSettings) -> sweep.Cell:
         measured = jax.vmap(lambda net: metrics.evaluate(test_key, net, problem.task, threat, _exact, n=settings.test))(
             then
         )
-        return {**measured, "train_loss": losses, "diverged": diverged}
+        predicted = prediction.beside(noise_margin, problem.task, threat, coords["defence"])
+        # The end of training, whenever it is stopped.
+        at_every_epoch = {name: jnp.broadcast_to(value, losses.shape) for name, value in predicted.items()}
+        return {**measured, **at_every_epoch, "train_loss": losses, "diverged": diverged}
 
     return sweep.Staged(prepare, run)
 
@@ -201,6 +207,7 @@ def notes(settings: SignalDirectedSettings) -> dict[str, str]:
         "attack": "training and evaluation: exact search along the segment",
         "trained_in": "the span of each trial's data, initial weights and signal, where these are fewer",
         "certified_by": f"best of {', '.join(metrics.CERTIFIERS)} per example",
+        "theory": f"*_theory: {prediction.NOTE}",
         "selection": "none: every recipe is reported; the base recipe is the first of batch, learning_rate, momentum "
         "and the last epoch",
         "interval": "standard error over trials; differences between defences are paired by trial",

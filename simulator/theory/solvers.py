@@ -212,7 +212,7 @@ class _Hull(NamedTuple):
 
 
 def ridge_logistic(
-    points: Float[Array, "n d"], threat: Threat, penalty: Float[Array, ""], tolerance: float | None = None
+    points: Float[Array, "n d"], threat: Threat, penalty: Float[Array, ""] | float, tolerance: float | None = None
 ) -> Classifier:
     r"""The minimiser of mean_i log(1 + exp(-m_i(w))) + penalty |w|^2, robust logistic regression.
 
