@@ -25,6 +25,8 @@ def asymptotics(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
                 color, marker = LOOKS[model]
                 part = result.sel(model=model)
                 mean, sem, count = over_trials(part, name)
+                if not int(count.max()):
+                    continue
                 away = mean - over_trials(part, f"{name}_limit")[0]
                 line[0].errorbar(dim, away, 2 * sem, color=color, marker=marker, capsize=3, label=model)
                 spread = (sem * np.sqrt(count)).values
@@ -39,6 +41,7 @@ def asymptotics(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
             axes.set_xlabel("dimension d, at a fixed d / n")
         grid[0][0].set_title("bias (bars: ± 2 s.e.)")
         grid[0][1].set_title("spread (dotted: d to the power −1/2)")
-        grid[0][1].legend()
+        if grid[0][1].get_legend_handles_labels()[0]:
+            grid[0][1].legend()
         figure.suptitle("Solved samples against the limit of large n and d", fontsize=11)
     return figure
