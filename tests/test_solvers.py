@@ -228,3 +228,27 @@ def test_single_precision_is_good_to_its_tolerance():
         assert found.outcome == theory.Outcome.SOLVED
         assert found.gap <= 1e-4
         assert ridge_logistic(z, threat, 0.01).gap <= 1e-4
+
+
+def shapes_of(jaxpr, primitive):
+    """Shapes of the results of every use of a primitive, however deep."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == primitive:
+            yield equation.outvars[0].aval.shape
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from shapes_of(inner, primitive)
+
+
+@pytest.mark.parametrize("solve", [theory.max_margin, lambda z, threat: theory.ridge_logistic(z, threat, 0.1)])
+def test_a_batch_is_factored_one_matrix_at_a_time(solve):
+    """A batched factorisation waits in the thread pool that is to do it: for ever, if there are as many as threads."""
+    z = jnp.stack([points(12, 20), points(12, 20, seed=1)])
+
+    def both(z):
+        return jax.vmap(lambda radius: jax.vmap(lambda one: solve(one, threats.L2(radius)))(z))(jnp.array([0.1, 0.2]))
+
+    assert set(shapes_of(jax.make_jaxpr(both)(z).jaxpr, "cholesky")) == {(12, 12)}
+    together = jax.jit(both)(z)
+    alone = jax.jit(solve)(z[1], threats.L2(0.2))
+    np.testing.assert_allclose(together.value[1, 1], alone.value, rtol=1e-4)

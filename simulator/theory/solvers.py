@@ -119,6 +119,20 @@ def _curvature(points, threat, a, scale, moves: Float[Array, ""]) -> Float[Array
     return changes @ points.T - moves * (changes @ worst)[:, None]
 
 
+# One matrix at a time: a batch of them is given to the thread pool of the backend by a thread of the same pool, which
+# then waits for it; two programs at once on a machine of two cores wait for ever (jaxlib 0.10).
+@jax.custom_batching.sequential_vmap
+def _factor(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The lower Cholesky factor."""
+    return jnp.linalg.cholesky(matrix, symmetrize_input=False)
+
+
+@jax.custom_batching.sequential_vmap
+def _solve(factor: Float[Array, "n n"], right: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """Of the system whose Cholesky factor this is."""
+    return jax.scipy.linalg.cho_solve((factor, True), right)
+
+
 def max_margin(points: Float[Array, "n d"], threat: Threat, tolerance: float | None = None) -> Classifier:
     r"""The unit vector with the largest worst-case margin min_i <w, z_i> - h(w), the limit of adversarial training.
 
@@ -200,11 +214,11 @@ class _Hull(NamedTuple):
         unit = jnp.sqrt(a / s)
         curvature = jnp.outer(unit, unit) * _curvature(self.points, self.threat, a, one, still)
         floor = 1 + 4 * a.size * jnp.finfo(a.dtype).eps * jnp.max(jnp.diag(curvature))
-        system = jax.scipy.linalg.cho_factor(curvature + floor * jnp.eye(a.size, dtype=a.dtype), lower=True)
+        factor = _factor(curvature + floor * jnp.eye(a.size, dtype=a.dtype))
 
         def toward(target):
             right = jnp.stack([target / a - gradient, jnp.ones_like(a)], 1)
-            free, level = (unit[:, None] * jax.scipy.linalg.cho_solve(system, unit[:, None] * right)).T
+            free, level = (unit[:, None] * _solve(factor, unit[:, None] * right)).T
             move = free - level * jnp.sum(free) / jnp.sum(level)
             return move, (target - s * move) / a - s
 
@@ -243,8 +257,8 @@ def ridge_logistic(
         p, count = state
         _, margins, _, _ = certify(p)
         curvature = _curvature(points, threat, p / n, jnp.mean(p), jnp.ones((), dtype)) / (2 * n * penalty)
-        system = jax.scipy.linalg.cho_factor(curvature + jnp.diag(1 / (p * (1 - p))), lower=True)
-        move = jax.scipy.linalg.cho_solve(system, -margins - jax.scipy.special.logit(p))
+        factor = _factor(curvature + jnp.diag(1 / (p * (1 - p))))
+        move = _solve(factor, (-margins - jax.scipy.special.logit(p))[:, None])[:, 0]
         sizes = 0.99 * _to_boundary(p, move, 1 - p, -move) * 0.5 ** jnp.arange(12, dtype=dtype)
         return p + _best(sizes, -jax.vmap(lambda size: dual(p + size * move))(sizes)) * move, count + 1
 
