@@ -137,6 +137,20 @@ def test_layer_alignment():
     np.testing.assert_allclose(metrics.layer_alignment(isotropic, jnp.eye(100)[0]), 0.1, atol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("undefined", "error", "warned"), [(0.4, 0.0, True), (0.05, 0.0, False), (0.4, 0.5, False), (np.nan, 0.0, False)]
+)
+def test_a_network_whose_attacks_have_no_gradient_is_named(undefined, error, warned):
+    """Unless it looks at nothing: a constant classifier has no gradient either, and is wrong on a half."""
+    names = {"alignment_attack_undefined": undefined, "standard_error": error, "certified_error": 0.93}
+    cells = (("defence", "trial"), np.array([["ok", "ok"]], object))
+    values = {name: (("defence", "trial"), [[0.0, value]]) for name, value in names.items()}
+    result = xr.Dataset({"status": cells, **values}, {"defence": np.array(["adversarial"], object)})
+    words = optimisation._masked("batch 10", result)
+    assert bool(words) == warned
+    assert "adversarial training with batch 10: no gradient at 40%" in words or not warned
+
+
 # ---- selection after the fact ----
 
 

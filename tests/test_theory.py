@@ -212,6 +212,26 @@ def test_errors_of_signal_directed_training_as_published(trained, tested, float6
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+REGIMES = (
+    ("signal", 1.4, 1.9, theory.Regime.BOTH),
+    ("signal", 1.4, 2.0, theory.Regime.NOISE),
+    ("signal", 1.4, 5.0, theory.Regime.NOISE),
+    ("signal", 0.0, 1.9, theory.Regime.SIGNAL),
+    ("signal", 0.0, 2.0, theory.Regime.NEITHER),
+    ("orthogonal", 1.4, 1.5, theory.Regime.SIGNAL),
+    ("ball", 1.4, 2.4, theory.Regime.BOTH),
+    ("ball", 1.4, 2.5, theory.Regime.NEITHER),
+)
+
+
+@pytest.mark.parametrize(("kind", "noise_margin", "radius", "expected"), REGIMES)
+def test_regimes_are_named(kind, noise_margin, radius, expected, float64):
+    """gamma = 2, and |(2, 1.4)| = 2.44."""
+    task = LinearlySeparable(DIM, 2.0, 0.8)
+    optimum = theory.plane_optimum(jnp.asarray(noise_margin), task, ROUND[kind](radius))
+    assert theory.regime(optimum) == expected
+
+
 def test_noise_without_a_margin_leaves_the_signal(float64):
     task = LinearlySeparable(DIM, 2.0, 0.8)
     for kind in ROUND.values():

@@ -36,7 +36,11 @@ def one_neuron(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
             axes.set_title(f"a γ θ₁ = {slope:g}")
             axes.set_xlabel("ε / γ")
         grid[0].set_ylabel("σ |θ rest| / (γ θ₁)")
-        figure.colorbar(image, ax=list(grid), label="R(COAP) − R(AT) after one step, predicted")
+        figure.colorbar(
+            image,
+            ax=list(grid),
+            label="R(COAP) − R(AT) after one step, predicted:\nsquare root of its share of the largest, signed",
+        )
         handles = [Line2D([], [], color="k", linestyle=dash, label=name) for name, dash in REGIONS.values()]
         handles += [
             Line2D([], [], color="k", marker=marker, linestyle="", markersize=4, label=f"simulated: {words}")

@@ -82,9 +82,11 @@ def cell(settings: MaximumMarginSettings) -> sweep.Cell:
         predicted = {"theory": margin, "limit": prediction.limit(task, coords["n"], coords["dim"])}
         result = {name: measured[name] for error in prediction.ERRORS for name in (error, f"{error}_se_test")}
         for name, value in predicted.items():
-            p, q = theory.plane_optimum(value, task, threat)
+            optimum = theory.plane_optimum(value, task, threat)
+            p, q = optimum
             result[f"alignment_{name}"] = p / jnp.hypot(p, q)
             result[f"noise_margin_{name}"] = value
+            result[f"regime_{name}"] = theory.regime(optimum)
             result |= prediction.errors(value, task, threat, threat, name)
         return {**result, "alignment": found.weight @ task.direction, "gap": found.gap, "outcome": found.outcome}
 

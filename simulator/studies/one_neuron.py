@@ -109,7 +109,9 @@ def cell(settings: OneNeuronSettings) -> sweep.Cell:
             "derivative_theory": predicted,
             "derivative_se_theory": deviation / settings.n**0.5,
             "unstable_theory": slopes.unstable,
+            # The theory is one of a positive signal weight.
             "signal_weight": along - size * sampled,
+            "diverged": along - size * sampled <= 0,
             **{name: value.astype(along.dtype) for name, value in regions._asdict().items()},
         }
 

@@ -9,6 +9,7 @@
 from simulator.theory.errors import (
     Errors,
     NoiseMargin,
+    Regime,
     feature_errors,
     maximum_margin_errors,
     mixture_errors,
@@ -16,6 +17,7 @@ from simulator.theory.errors import (
     noise_margin,
     one_neuron_errors,
     plane_optimum,
+    regime,
     separable_errors,
 )
 from simulator.theory.limits import FeatureLimit, MixtureLimit, feature_limit, mixture_limit, ridge_limit, separability
@@ -29,6 +31,7 @@ __all__ = [
     "MixtureLimit",
     "NoiseMargin",
     "Outcome",
+    "Regime",
     "Regions",
     "Slope",
     "Slopes",
@@ -45,6 +48,7 @@ __all__ = [
     "one_neuron_regions",
     "one_neuron_slopes",
     "plane_optimum",
+    "regime",
     "ridge_limit",
     "ridge_logistic",
     "separability",

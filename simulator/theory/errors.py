@@ -4,6 +4,7 @@ Everything is a pure function of arrays, so that `vmap` puts a whole grid of pre
 probability that the margin is not positive; a margin of exactly 0 is an error, as it is in `metrics`.
 """
 
+import enum
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from simulator.data import LinearlySeparable
 from simulator.threats import Threat
@@ -165,6 +166,26 @@ def plane_optimum(noise_margin: Float[Array, ""], task: LinearlySeparable, threa
     **Source:** derived here; along the signal Clarysse et al. (2023) have the same data with r = 2 gamma.
     """
     return mixture_optimum(jnp.stack([task.margin, noise_margin]), threat.with_axes(_in_plane(task).axes()))
+
+
+class Regime(enum.IntEnum):
+    """What a robust maximum-margin classifier on the linearly separable data looks at."""
+
+    BOTH = 0
+    """Signal and noise: the noise is separable and the threat takes neither away (along the signal: eps < gamma)."""
+    NOISE = 1
+    """Noise alone: the threat takes the signal away (along it: eps >= gamma)."""
+    SIGNAL = 2
+    """Signal alone: the noise is not separable, or the threat takes it away; no errors on fresh examples."""
+    NEITHER = 3
+    """No classifier has a positive worst-case margin on the training points."""
+
+
+def regime(optimum: Float[Array, "2"]) -> Int[Array, ""]:
+    """The `Regime` of a `plane_optimum`."""
+    signal, noise = optimum > 0
+    only_one = jnp.where(noise, Regime.NOISE, jnp.where(signal, Regime.SIGNAL, Regime.NEITHER))
+    return jnp.where(signal & noise, Regime.BOTH, only_one)
 
 
 def maximum_margin_errors(
