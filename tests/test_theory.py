@@ -232,6 +232,12 @@ def test_regimes_are_named(kind, noise_margin, radius, expected, float64):
     assert theory.regime(optimum) == expected
 
 
+def test_a_margin_that_is_not_known_predicts_nothing():
+    task, unknown = LinearlySeparable(DIM, 2.0, 0.8), jnp.asarray(jnp.nan)
+    for kind in ROUND.values():
+        assert np.isnan(theory.maximum_margin_errors(unknown, task, kind(0.5), kind(0.5))).all()
+
+
 def test_noise_without_a_margin_leaves_the_signal(float64):
     task = LinearlySeparable(DIM, 2.0, 0.8)
     for kind in ROUND.values():

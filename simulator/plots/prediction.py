@@ -18,7 +18,7 @@ PANELS = {
     "robust_error": "robust error",
 }
 MARKERS = "osD^vXP*"
-NAMES = {"epsilon": "ε", "share": "share of the budget along the signal", "ratio": "d / n"}
+NAMES = {"epsilon": "ε", "share": "share of the budget along the signal", "ratio": "d / n", "penalty": "λ"}
 
 
 def prediction(
@@ -87,3 +87,7 @@ def _panel(axes: Axes, result: xr.Dataset, variable: str, along: str, lines: str
                 axes.plot(x, over_trials(part, f"{variable}{suffix}")[0].values, color=color, linestyle=dash, zorder=1)
         mean, sem, _ = over_trials(part, variable)
         axes.errorbar(x, mean.values, sem.values, color=color, marker=marker, linestyle="", capsize=2, zorder=2)
+    if variable != "alignment":
+        # Errors that are all but 0 look it.
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, -0.01), max(high, 0.05))

@@ -68,13 +68,16 @@ def cell(settings: AsymptoticsSettings) -> sweep.Cell:
 
     def run(coords, key):
         dim = coords["dim"]
-        found, limit = of_model[coords["model"]](settings, key, dim, max(2, round(dim / settings.ratio)))
+        n = max(2, round(dim / settings.ratio))
+        found, limit = of_model[coords["model"]](settings, key, dim, n)
         return {
             **dict(zip(prediction.ERRORS, found, strict=True)),
             **{
                 f"{name}_limit": jnp.asarray(value, found[0].dtype)
                 for name, value in zip(prediction.ERRORS, limit, strict=True)
             },
+            # A cell that was not solved is left out, loudly.
+            "diverged": ~jnp.isfinite(found[0]),
         }
 
     return run
@@ -92,7 +95,7 @@ def _mixture(settings: AsymptoticsSettings, key, dim: int, n: int):
     z = jr.normal(key, (n, dim)) + mean[None]
     points, _, axes = theory.in_span(z, L2(0.0), mean[None])
     # A ball does not move the maximum-margin direction.
-    cosine = (axes[0] @ theory.max_margin(points, L2(0.0)).weight) / settings.margin
+    cosine = (axes[0] @ _solved(theory.max_margin(points, L2(0.0)))) / settings.margin
     limit = theory.mixture_limit(dim / n, settings.margin)
 
     def errors(cosine):
@@ -104,9 +107,15 @@ def _mixture(settings: AsymptoticsSettings, key, dim: int, n: int):
 def _features(settings: AsymptoticsSettings, key, dim: int, n: int):
     task, threat = GaussianFeatures(dim), ConsistentLInf(settings.linf / dim**0.5)
     x, y = task.sample(key, n)
-    weight = theory.max_margin(x * y.astype(x.dtype)[:, None], threat).weight
+    found = theory.max_margin(x * y.astype(x.dtype)[:, None], threat, prediction.GAP)
     limit = theory.feature_limit(dim / n, settings.linf)
-    return theory.feature_errors(weight, task.direction, threat), limit.errors(settings.linf)
+    errors = theory.feature_errors(_solved(found), task.direction, threat)
+    return errors, limit.errors(settings.linf)
+
+
+def _solved(found: theory.Classifier):
+    """Its weight; nan where the solve failed, so that nothing is made of it."""
+    return jnp.where(found.outcome == theory.Outcome.SOLVED, found.weight, jnp.nan)
 
 
 def spreads(result: xr.Dataset, name: str) -> tuple[xr.DataArray, xr.DataArray]:
@@ -141,7 +150,8 @@ def verdict(result: xr.Dataset) -> Verdict:
 def notes(settings: AsymptoticsSettings) -> dict[str, str]:
     """How the numbers were obtained, for the provenance of the store."""
     return {
-        "classifier": "robust maximum margin by an interior-point method, to a relative duality gap of 1e-4",
+        "classifier": "robust maximum margin by an interior-point method, "
+        f"to a relative duality gap of 1e-4, with the l_inf threat {prediction.GAP:g}; other cells count as diverged",
         "attack": "none: errors are the closed forms at the solved classifier",
         "theory": f"*_limit: n and d large at d / n = {settings.ratio:g}",
         "selection": "none",

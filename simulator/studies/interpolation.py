@@ -1,5 +1,6 @@
 """Interpolation on noiseless Gaussian features: maximum margin against ridge, simulated and in the limit."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -72,12 +73,12 @@ def grid(settings: InterpolationSettings) -> sweep.Grid:
 
 
 def _limits(settings: InterpolationSettings, ratio: float, penalty: float) -> np.ndarray:
-    """Standard and robust error of every epsilon in the limit [epsilon, 2]; nan where it was not solved."""
+    """Standard error, robust error and cosine of every epsilon in the limit [epsilon, 3]; nan if not solved."""
 
-    def of(epsilon: float) -> tuple[float, float]:
+    def of(epsilon: float) -> tuple[float, float, float]:
         budget = epsilon * (ratio * SAMPLES) ** 0.5
         found = theory.ridge_limit(ratio, budget, penalty) if penalty else theory.feature_limit(ratio, budget)
-        return found.errors(budget)
+        return *found.errors(budget), found.along / math.hypot(found.along, found.across)
 
     return np.array([of(epsilon) for epsilon in settings.epsilon])
 
@@ -93,14 +94,16 @@ def cell(settings: InterpolationSettings) -> sweep.Cell:
         threat = ConsistentLInf(coords["epsilon"] * (ratio * SAMPLES / task.dim) ** 0.5)
         x, y = task.sample(data_key, settings.n)
         points = x * y.astype(x.dtype)[:, None]
-        found = theory.ridge_logistic(points, threat, penalty) if penalty else theory.max_margin(points, threat)
+        if penalty:
+            found = theory.ridge_logistic(points, threat, penalty, prediction.GAP)
+        else:
+            found = theory.max_margin(points, threat, prediction.GAP)
         network = networks.from_weights([(found.weight[None], jnp.zeros(1))])
         measured = metrics.evaluate(test_key, network, task, threat, _exact, n=settings.test)
         here = jnp.argmin(jnp.abs(jnp.asarray(settings.epsilon, x.dtype) - coords["epsilon"]))
-        predicted = {
-            "theory": jnp.stack(theory.feature_errors(found.weight, task.direction, threat)),
-            "limit": jnp.asarray(_limits(settings, ratio, penalty), x.dtype)[here],
-        }
+        limits = jnp.asarray(_limits(settings, ratio, penalty), x.dtype)[here]
+        of_sample = theory.feature_errors(found.weight, task.direction, threat)
+        predicted = {"theory": tuple(of_sample), "limit": tuple(limits[:2])}
         return {
             **{name: measured[name] for error in prediction.ERRORS for name in (error, f"{error}_se_test")},
             **{
@@ -108,6 +111,7 @@ def cell(settings: InterpolationSettings) -> sweep.Cell:
                 for suffix, values in predicted.items()
                 for error, value in zip(prediction.ERRORS, values, strict=True)
             },
+            "alignment_limit": limits[2],
             "alignment": found.weight[0] / jnp.linalg.norm(found.weight),
             "gap": found.gap,
             "outcome": found.outcome,
@@ -147,7 +151,8 @@ def verdict(result: xr.Dataset) -> Verdict:
 def notes(settings: InterpolationSettings) -> dict[str, str]:
     """How the numbers were obtained, for the provenance of the store."""
     return {
-        "classifier": "an interior-point method or Newton's on the dual, to a relative duality gap of 1e-4 (`gap`)",
+        "classifier": "an interior-point method or Newton's on the dual, "
+        f"to a relative duality gap of {prediction.GAP:g} (`gap`)",
         "attack": "training and evaluation: exact (a linear classifier)",
         "theory": "*_theory: closed form at the classifier of the sample; *_limit: n and d large, from the system of "
         "Donhauser et al. (2021), nan where it was not solved",

@@ -28,9 +28,10 @@ class Errors(NamedTuple):
 
 
 def _not_positive(mean: Float[Array, "..."], deviation: Float[Array, "..."]) -> Float[Array, "..."]:
-    """P(M <= 0) of a margin M ~ N(mean, deviation^2), which may be a constant."""
+    """P(M <= 0) of a margin M ~ N(mean, deviation^2), which may be a constant; nan if either is."""
     spread = deviation > 0
-    return jnp.where(spread, norm.cdf(-mean / jnp.where(spread, deviation, 1)), (mean <= 0).astype(mean.dtype))
+    known = jnp.where(spread, norm.cdf(-mean / jnp.where(spread, deviation, 1)), (mean <= 0).astype(mean.dtype))
+    return jnp.where(jnp.isnan(mean + deviation), jnp.nan, known)
 
 
 def _over_labels(centre, deviation, weight, bias, placed: Callable[[Array], Threat]) -> Errors:
