@@ -35,13 +35,16 @@ class L2BudgetSettings(TwoTasksSettings):
         return (*further, *super().epsilon_of(task, defence))
 
 
+UNSTABLE_AT = (0.2, 0.4, 0.8, 1.0)
+"""The radii of the published shares of unstable neurons."""
+
 _THESIS: dict[str, Any] = {
     **THESIS,
     **protocol.THOROUGHLY,
     "defence": DEFENCES,
     "spheres_epsilon": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
     "linear_epsilon": (3.0, 3.5, 4.0, 4.5, 5.0),
-    "counted_epsilon": (0.2, 0.4, 0.8, 1.0),
+    "counted_epsilon": UNSTABLE_AT,
     "every": 5,
     "width": 100,
     "trials": THESIS_TRIALS,
@@ -113,10 +116,31 @@ OPTIMISED = (
 
 def _remarks(result: xr.Dataset) -> list[str]:
     """What explains the places where the curves differ, from this result or from that of another study."""
-    if "linear" not in result["task"].values or "coap" not in result["defence"].values:
+    if not set(TASKS) <= set(result["task"].values) or "coap" not in result["defence"].values:
         return []
     optimised = "adversarial" in result["defence"].values and float(result["epsilon"].max()) >= 4.5
-    return [*_of_selection(result), *([OPTIMISED] if optimised else [])]
+    return [*_of_selection(result), *_of_spheres(result), *([OPTIMISED] if optimised else [])]
+
+
+def _of_spheres(result: xr.Dataset) -> list[str]:
+    """What the rates that were selected on the spheres say about the shares of unstable neurons there."""
+    coap = trials.first_run(result.sel(task="spheres", defence="coap"), "n", "dim")
+    rates = coap["selected_learning_rate"].where(coap["status"] == "ok")
+    smallest = abs(rates / rates.min() - 1) < 1e-3
+    shares = []
+    for epsilon in sorted(set(UNSTABLE_AT) & set(coap["epsilon"].values)):
+        here, slow = coap["unstable"].sel(epsilon=epsilon), smallest.sel(epsilon=epsilon)
+        others = here.where(~slow & rates.sel(epsilon=epsilon).notnull())
+        rest = f", {float(others.mean()):.3f} in the other {int(others.count())}" if int(others.count()) else ""
+        shares.append(
+            f"{float(here.where(slow).mean()):.3f} in {int(slow.sum())} trials{rest} at epsilon = {epsilon:g}"
+        )
+    if not shares:
+        return []
+    return [
+        f"Unstable neurons on the spheres: where the learning rate {float(rates.min()):g} is selected the share is "
+        f"{'; '.join(shares)}: at the larger radii the trials that select another rate lower the mean."
+    ]
 
 
 def _of_selection(result: xr.Dataset) -> list[str]:
@@ -167,9 +191,7 @@ def _errors(defence: str, values: tuple[float, ...]) -> Published:
 def _unstable(task: str, dim: int, values: tuple[float, ...]) -> Published:
     source = "De Bartolomeis, master thesis, Fig 3.8 (digitised; in per cent there)"
     at = {"task": task, "defence": "coap", "n": 50, "dim": dim}
-    return Published(
-        "unstable", at, "epsilon", dict(zip((0.2, 0.4, 0.8, 1.0), values, strict=True)), source, THESIS_TRIALS
-    )
+    return Published("unstable", at, "epsilon", dict(zip(UNSTABLE_AT, values, strict=True)), source, THESIS_TRIALS)
 
 
 STUDY = Study(
