@@ -169,6 +169,25 @@ def test_errors_of_one_neuron(epsilon, float64):
     assert_within_5_standard_errors(found.robust, worst(epsilon) <= 0)
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.7])
+def test_errors_of_one_neuron_are_where_its_margin_vanishes(epsilon, float64):
+    """The noise at which the worst-case margin of the network itself is 0, found by a root finder, and its tail."""
+    gamma, sigma, along, across = 1.2, 0.8, 0.8, 0.9
+    a, b = 1.5, -0.6
+    network = networks.one_neuron(jnp.array([along, across]), jnp.asarray(a), jnp.asarray(b))
+
+    def worst(z, y):
+        ends = [float(network.outputs(jnp.array([y * gamma + side * epsilon, z]))[0]) for side in (1, -1)]
+        return min(y * end for end in ends)
+
+    at = {y: scipy.optimize.brentq(lambda z, y=y: worst(z, y), -y * 2.0, y * 6.0, xtol=1e-13) for y in (1, -1)}
+    expected = (scipy.stats.norm.cdf(at[1], scale=sigma) + scipy.stats.norm.sf(at[-1], scale=sigma)) / 2
+    task = LinearlySeparable(2, gamma, sigma)
+    arguments = [jnp.asarray(value) for value in (along, across, a, b)]
+    found = theory.one_neuron_errors(*arguments, task, jnp.asarray(epsilon))
+    np.testing.assert_allclose(found.robust, expected, rtol=1e-9)
+
+
 ROUND = {
     "ball": threats.L2,
     "signal": threats.SignalDirected,

@@ -84,7 +84,8 @@ def theory(axes: Axes, result: xr.Dataset, x, variable: str) -> None:
     for defence in result["defence"].values if name in result else ():
         mean = over_trials(result.sel(defence=defence), name)[0].values
         known = np.isfinite(mean)
-        same = [names for names, other in groups if (np.isnan(other) | ~known | (other == mean)).all()]
+        # The same up to what a reader could see.
+        same = [names for names, other in groups if (np.isnan(other) | ~known | (abs(other - mean) < 1e-4)).all()]
         if same:
             same[0].append(defence)
         elif known.any():
