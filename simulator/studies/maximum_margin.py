@@ -12,7 +12,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import xarray as xr
 
 from simulator import attacks, metrics, networks, plots, span, sweep, theory, trials
@@ -163,12 +162,15 @@ def _notes(settings: MaximumMarginSettings) -> dict[str, str]:
 
 
 def _study(name: str, verdict, title: str, along: str, lines: str, **axes: Any) -> Study:
+    # In seconds: the few radii, and the two ends of the shares.
+    few = {"share": tuple(dict.fromkeys((axes["share"][0], axes["share"][-1])))}
     return Study(
         name=name,
         claim=CATALOGUE[name].claim,
         scales={
-            scale: MaximumMarginSettings(**{**settings, **axes, **_kept(settings, axes, scale)})
-            for scale, settings in (("smoke", _SMOKE), ("default", _DEFAULT), ("paper", _PAPER))
+            "smoke": MaximumMarginSettings(**{**_SMOKE, **few}),
+            "default": MaximumMarginSettings(**{**_DEFAULT, **axes}),
+            "paper": MaximumMarginSettings(**{**_PAPER, **axes}),
         },
         grid=grid,
         cell=cell,
@@ -177,14 +179,6 @@ def _study(name: str, verdict, title: str, along: str, lines: str, **axes: Any) 
         notes=_notes,
         core=CATALOGUE[name].core,
     )
-
-
-def _kept(settings: dict, axes: dict, scale: str) -> dict[str, Any]:
-    """At scale smoke the few radii, and of the shares the ends and one between."""
-    if scale != "smoke":
-        return {}
-    share = axes["share"]
-    return {"epsilon": settings["epsilon"], "share": tuple(np.unique([share[0], share[len(share) // 2], share[-1]]))}
 
 
 STUDIES = (
