@@ -50,7 +50,7 @@ _DEFAULT: dict[str, Any] = {
 }
 _SCALES = {
     "smoke": InterpolationSettings(
-        **{**_DEFAULT, "ratio": (2.0, 4.0), "penalty": (0.0, 0.1), "n": 40, "trials": 2, "test": 500}
+        **{**_DEFAULT, "ratio": (2.0,), "penalty": (0.0, 0.1), "n": 40, "trials": 2, "test": 500}
     ),
     "default": InterpolationSettings(**_DEFAULT),
     "paper": InterpolationSettings(

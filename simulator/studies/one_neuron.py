@@ -152,6 +152,10 @@ def verdict(result: xr.Dataset) -> Verdict:
     off = abs(result["derivative"] - result["derivative_theory"]) / result["derivative_se_theory"]
     # Fewer unstable examples than that do not average out to a normal variable.
     off = off.where(result["unstable_theory"] * count >= ENOUGH)
+    if not int(off.count()):
+        return Verdict(
+            False, f"no place has {ENOUGH} unstable examples of {count} to compare; raise n to test the claim"
+        )
     simulated, sem, predicted = gaps(result)
     clear = abs(simulated) > 2 * sem
     wrong = int((clear & (np.sign(simulated) != np.sign(predicted))).sum())
