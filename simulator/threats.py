@@ -109,6 +109,10 @@ class Threat(eqx.Module):
     def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
         """The member of B nearest to delta in the Euclidean norm (of a union, ties go to the lowest index)."""
 
+    def uphill(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A step that increases <w, .>, such that steps and projections in turn come to rest at `worst` only."""
+        return self.worst(w)
+
     def nearest(self, point: Float[Array, " d"]) -> Float[Array, " d"]:
         """The member of the convex hull of B nearest to a point in the Euclidean norm."""
         return self.project(point)
@@ -122,7 +126,7 @@ class Threat(eqx.Module):
 
         Raises `ValueError` if there are none, because the set depends on the coordinates or is not placed yet.
         """
-        raise ValueError(f"{type(self).__name__} depends on the coordinates: it is not the same in another basis")
+        raise ValueError(f"{type(self).__name__} depends on the coordinates: use it in the coordinates of the data")
 
     def with_axes(self, axes: Float[Array, "k r"]) -> "Threat":
         """The same set in a space in which its axes are these."""
@@ -320,6 +324,10 @@ class Spheroid(_AboutSignal):
 
     def worst(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
         return self._r(w) * self._flattened(_unit(self._flattened(w)))
+
+    def uphill(self, w: Float[Array, " d"]) -> Float[Array, " d"]:
+        # Along `worst` they would rest where that, not w, is normal to the surface.
+        return self._r(w) * _unit(w)
 
     def project(self, delta: Float[Array, " d"]) -> Float[Array, " d"]:
         s, r = _direction(self), self._r(delta)

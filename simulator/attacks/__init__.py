@@ -1,7 +1,7 @@
 """The lower side of the sandwich: perturbations that lower a network's margin, and the exact worst case where known.
 
 Every attack works on one example and returns the `Attack` it found: a member of the threat and the margin there.  A
-gradient step moves along `threat.worst(gradient)`, the steepest direction of that threat, then `threat.project`s, so
+gradient step moves along `threat.uphill(gradient)`, the steepest direction of most threats, then `threat.project`s, so
 one implementation serves every threat; a union (`threat.pieces()`) is attacked piece by piece.
 
 Attacks are deterministic: they start at `start`, by default the example itself.  `restarts` adds random starts.

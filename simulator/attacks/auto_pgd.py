@@ -87,7 +87,7 @@ def _begin(delta: Point, found: tuple[Array, Array], gradient: Array) -> _Search
 
 
 def _apgd_step(walk: Walk, s: _Search, mark: Array) -> _Search:
-    plain = walk.project(total((1, s.delta), (s.size, walk.worst(s.gradient))))
+    plain = walk.project(total((1, s.delta), (s.size, walk.uphill(s.gradient))))
     delta = walk.project(total((0.5, s.delta), (0.75, plain), (-0.25, s.before)))
     (now, least), gradient = walk.ascend(delta)
     better = now > s.best_value

@@ -42,7 +42,7 @@ def pgd(
             point, best, best_value = state
             (now, least), gradient = walk.ascend(point)
             best = either(now > best_value, (point, least), best)
-            point = walk.project(total((1, point), (step_size, walk.worst(gradient))))
+            point = walk.project(total((1, point), (step_size, walk.uphill(gradient))))
             return (point, best, jnp.maximum(now, best_value)), None
 
         begin = (walk.first, (walk.first, jnp.array(jnp.inf, x.dtype)), jnp.array(-jnp.inf, x.dtype))

@@ -41,8 +41,8 @@ class Walk(eqx.Module):
     """The point the attack starts at."""
     ascend: Callable
     """point -> ((objective, smallest margin), gradient)."""
-    worst: Callable
-    """gradient -> the member of the threat furthest along it, as a point."""
+    uphill: Callable
+    """gradient -> the step of the threat that climbs along it, as a point."""
     project: Callable
     """point -> the nearest member of the threat, as a point."""
     attack: Callable
@@ -60,8 +60,8 @@ def walk_of(network: Network, threat: Threat, x, label, objective: Objective, st
     def ascend(point):
         return jax.value_and_grad(value, has_aux=True)(point.scale * point.parts)
 
-    def worst(gradient):
-        return Point(one, threat.worst(gradient))
+    def uphill(gradient):
+        return Point(one, threat.uphill(gradient))
 
     def project(point):
         return Point(one, threat.project(point.scale * point.parts))
@@ -69,7 +69,7 @@ def walk_of(network: Network, threat: Threat, x, label, objective: Objective, st
     def attack(point, least):
         return Attack(point.scale * point.parts, least)
 
-    return Walk(project(first), ascend, worst, project, attack)
+    return Walk(project(first), ascend, uphill, project, attack)
 
 
 def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, start) -> Walk:
@@ -98,7 +98,7 @@ def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, sta
     def ascend(point):
         return jax.value_and_grad(value, has_aux=True)(point.scale * point.parts[1])
 
-    def worst(gradient):
+    def uphill(gradient):
         parts = (gradient, gradient @ gram, zero, jnp.sum(along * gradient) if start is not None else zero)
         return Point(scale_to(radius, square_of(parts)), parts)
 
@@ -114,7 +114,7 @@ def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, sta
         return Attack(delta, jnp.min(margins(network, x + delta, label)))
 
     parts = (jnp.zeros_like(z), along, zero if start is None else one, jnp.sum(origin * origin))
-    return Walk(project(Point(one, parts)), ascend, worst, project, attack)
+    return Walk(project(Point(one, parts)), ascend, uphill, project, attack)
 
 
 def either(first: Array, one: Any, other: Any) -> Any:
