@@ -41,7 +41,7 @@ def points(dim: int) -> jax.Array:
 
 @jax.jit
 def ours(z, radii):
-    """Solve for every radius after one reduction; the objectives, and the weights of the last in its span."""
+    """Solve for every radius after one reduction."""
 
     def solve(radius):
         return theory.ridge_logistic(inside, L2(radius), PENALTY)

@@ -73,8 +73,8 @@ CATALOGUE = {
         "form, which has the standard error rise with the radius up to the margin.",
     ),
     "theory-l2": Entry(
-        "An l2 ball leaves the maximum-margin classifier where it is, whatever its radius, and its errors are those of "
-        "the closed form.",
+        "An l2 ball leaves the maximum-margin classifier where it is, as long as some margin is left, and its errors "
+        "are those of the closed form.",
     ),
     "share-along-signal": Entry(
         "The larger the share of a budget that is spent along the signal, the further the robust maximum-margin "

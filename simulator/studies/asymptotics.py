@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -20,8 +19,6 @@ from simulator.threats import L2, ConsistentLInf, SignalDirected
 MODELS = ("separable", "mixture", "features")
 SLOPE, SLACK = -0.5, 0.15
 """How the spread over trials falls with the dimension, and how far from that it may be."""
-MOST_DEVIATIONS = 5.0
-"""Standard errors of a mean over trials within which the largest dimension is the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +94,12 @@ def _mixture(settings: AsymptoticsSettings, key, dim: int, n: int):
     # A ball does not move the maximum-margin direction.
     cosine = (axes[0] @ _solved(theory.max_margin(points, L2(0.0)))) / settings.margin
     limit = theory.mixture_limit(dim / n, settings.margin)
-
-    def errors(cosine):
-        return jax.scipy.stats.norm.cdf(jnp.array([0.0, settings.epsilon]) - cosine * settings.margin)
-
-    return errors(cosine), limit.errors(settings.margin, settings.epsilon)
+    # In the plane of the mean and the classifier.
+    plane, weight = jnp.eye(2, dtype=z.dtype), jnp.stack([cosine, jnp.sqrt(1 - cosine**2)])
+    errors = theory.mixture_errors(
+        weight, jnp.zeros((), z.dtype), settings.margin * plane[0], plane, L2(settings.epsilon)
+    )
+    return errors, limit.errors(settings.margin, settings.epsilon)
 
 
 def _features(settings: AsymptoticsSettings, key, dim: int, n: int):
@@ -118,19 +116,19 @@ def _solved(found: theory.Classifier):
     return jnp.where(found.outcome == theory.Outcome.SOLVED, found.weight, jnp.nan)
 
 
-def spreads(result: xr.Dataset, name: str) -> tuple[xr.DataArray, xr.DataArray]:
-    """The standard deviation over trials [model, dim], and the slope of its logarithm over that of the dimension."""
+def slope_of_spread(result: xr.Dataset, name: str) -> xr.DataArray:
+    """Of the logarithm of the standard deviation over trials, over that of the dimension [model]."""
     values = result[name].where(result["status"] == "ok")
     deviation = values.std("trial", ddof=1)
     fit = np.log(deviation).assign_coords(dim=np.log(result["dim"].values)).polyfit("dim", 1)
-    return deviation, fit["polyfit_coefficients"].sel(degree=1)
+    return fit["polyfit_coefficients"].sel(degree=1)
 
 
 def verdict(result: xr.Dataset) -> Verdict:
     """Spread falls like d^-1/2, and the largest dimension has the limit within 5 standard errors."""
     if result["dim"].size < 2 or result["trial"].size < 2:
         return Verdict(False, "needs two dimensions and two trials to test the claim")
-    slopes = xr.concat([spreads(result, name)[1] for name in prediction.ERRORS], "error")
+    slopes = xr.concat([slope_of_spread(result, name) for name in prediction.ERRORS], "error")
     last = result.isel(dim=-1)
     off = []
     for name in prediction.ERRORS:
@@ -138,7 +136,7 @@ def verdict(result: xr.Dataset) -> Verdict:
         off.append(abs(mean - trials.over_trials(last, f"{name}_limit")[0]) / sem)
     worst = float(xr.concat(off, "error").max())
     low, high = float(slopes.min()), float(slopes.max())
-    held = bool((abs(slopes - SLOPE) <= SLACK).all()) and worst <= MOST_DEVIATIONS
+    held = bool((abs(slopes - SLOPE) <= SLACK).all()) and worst <= prediction.MOST_DEVIATIONS
     return Verdict(
         held,
         f"over {result['trial'].size} trials the spread of the errors of {result['model'].size} models falls like "

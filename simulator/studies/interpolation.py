@@ -1,6 +1,5 @@
 """Interpolation on noiseless Gaussian features: maximum margin against ridge, simulated and in the limit."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +9,10 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import attacks, metrics, networks, plots, sweep, theory, trials
+from simulator import metrics, networks, plots, sweep, theory, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import GaussianFeatures
-from simulator.studies import prediction
+from simulator.studies import prediction, protocol
 from simulator.studies.settings import Settings, check_test_size, setting
 from simulator.studies.study import Study, Verdict
 from simulator.threats import ConsistentLInf
@@ -78,7 +77,7 @@ def _limits(settings: InterpolationSettings, ratio: float, penalty: float) -> np
     def of(epsilon: float) -> tuple[float, float, float]:
         budget = epsilon * (ratio * SAMPLES) ** 0.5
         found = theory.ridge_limit(ratio, budget, penalty) if penalty else theory.feature_limit(ratio, budget)
-        return *found.errors(budget), found.along / math.hypot(found.along, found.across)
+        return *found.errors(budget), found.cosine
 
     return np.array([of(epsilon) for epsilon in settings.epsilon])
 
@@ -99,7 +98,7 @@ def cell(settings: InterpolationSettings) -> sweep.Cell:
         else:
             found = theory.max_margin(points, threat, prediction.GAP)
         network = networks.from_weights([(found.weight[None], jnp.zeros(1))])
-        measured = metrics.evaluate(test_key, network, task, threat, _exact, n=settings.test)
+        measured = metrics.evaluate(test_key, network, task, threat, protocol.exact_attack, n=settings.test)
         here = jnp.argmin(jnp.abs(jnp.asarray(settings.epsilon, x.dtype) - coords["epsilon"]))
         limits = jnp.asarray(_limits(settings, ratio, penalty), x.dtype)[here]
         of_sample = theory.feature_errors(found.weight, task.direction, threat)
@@ -118,11 +117,6 @@ def cell(settings: InterpolationSettings) -> sweep.Cell:
         }
 
     return run
-
-
-def _exact(key, network, threat, x, label):
-    del key
-    return attacks.exact(network, threat, x, label)
 
 
 def verdict(result: xr.Dataset) -> Verdict:

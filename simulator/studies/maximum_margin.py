@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
 
-from simulator import attacks, metrics, networks, plots, span, sweep, theory, trials
+from simulator import metrics, networks, plots, span, sweep, theory, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
-from simulator.studies import prediction
+from simulator.studies import prediction, protocol
 from simulator.studies.settings import Settings, check_test_size, setting
 from simulator.studies.study import Study, Verdict
 from simulator.threats import Spheroid
@@ -77,7 +77,7 @@ def cell(settings: MaximumMarginSettings) -> sweep.Cell:
         task, threat = problem.task, Spheroid(coords["epsilon"], coords["share"], problem.task.direction)
         found = theory.max_margin(problem.x * problem.y.astype(problem.x.dtype)[:, None], threat)
         network = networks.from_weights([(found.weight[None], jnp.zeros(1))])
-        measured = metrics.evaluate(jr.split(key)[1], network, task, threat, _exact, n=settings.test)
+        measured = metrics.evaluate(jr.split(key)[1], network, task, threat, protocol.exact_attack, n=settings.test)
         predicted = {"theory": margin, "limit": prediction.limit(task, coords["n"], coords["dim"])}
         result = {name: measured[name] for error in prediction.ERRORS for name in (error, f"{error}_se_test")}
         for name, value in predicted.items():
@@ -90,11 +90,6 @@ def cell(settings: MaximumMarginSettings) -> sweep.Cell:
         return {**result, "alignment": found.weight @ task.direction, "gap": found.gap, "outcome": found.outcome}
 
     return sweep.Staged(prepare, run)
-
-
-def _exact(key, network, threat, x, label):
-    del key
-    return attacks.exact(network, threat, x, label)
 
 
 def _first(result: xr.Dataset) -> xr.Dataset:

@@ -19,8 +19,6 @@ from simulator.studies.settings import Settings, setting
 from simulator.studies.study import Study, Verdict
 from simulator.threats import SignalDirected
 
-MOST_DEVIATIONS = 5.0
-"""Standard errors within which a sampled slope agrees with the population's."""
 ENOUGH = 50
 """Unstable examples that a sample should hold for its mean derivative to be compared."""
 
@@ -170,7 +168,9 @@ def verdict(result: xr.Dataset) -> Verdict:
         f"{int((positive & proven).sum())} by its proof; of {int(clear.sum())} places where the simulated difference "
         f"is beyond 2 standard errors over trials, {wrong} have the other sign"
     )
-    return Verdict(float(off.max()) <= MOST_DEVIATIONS and outside > int((positive & covered).sum()), sentence)
+    return Verdict(
+        float(off.max()) <= prediction.MOST_DEVIATIONS and outside > int((positive & covered).sum()), sentence
+    )
 
 
 def notes(settings: OneNeuronSettings) -> dict[str, str]:

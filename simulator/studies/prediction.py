@@ -9,9 +9,9 @@ import json
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 import xarray as xr
 from jaxtyping import Array, Float, Int
+from scipy.special import bdtr, bdtrc, ndtri
 
 from simulator import theory
 from simulator.data import LinearlySeparable, Task
@@ -25,7 +25,7 @@ NOTE = (
 """What `*_theory` is, for the notes of a store."""
 
 MOST_DEVIATIONS = 5.0
-"""Standard deviations within which simulated and predicted errors agree."""
+"""Standard deviations, of examples or of a mean over trials, within which simulation and theory agree."""
 
 GAP = 5e-4
 """The relative duality gap asked for on l_inf threats: on these single precision does not always reach 1e-4."""
@@ -73,9 +73,8 @@ def deviations(measured: xr.DataArray, predicted: xr.DataArray, count: int) -> x
     From the exact tails of the binomial distribution, expressed as the deviation of a normal variable with that tail:
     it means the same at probabilities near 0, where the normal approximation does not.  nan where either is nan.
     """
-    hits, p = np.round(measured.values * count), predicted.values
-    tail = np.minimum(scipy.stats.binom.sf(hits - 1, count, p), scipy.stats.binom.cdf(hits, count, p))
-    surprise = scipy.stats.norm.isf(np.clip(tail, 0, 0.5))
+    hits, p = np.round(measured.values.astype(float) * count), predicted.values.astype(float)
+    surprise = -ndtri(np.clip(np.minimum(bdtrc(hits - 1, count, p), bdtr(hits, count, p)), 0, 0.5))
     return measured.copy(data=np.where(np.isfinite(measured.values + p), surprise, np.nan))
 
 

@@ -78,6 +78,12 @@ def quick_attack(key: PRNGKeyArray, *example) -> attacks.Attack:
     return training_attack(*example)
 
 
+def exact_attack(key: PRNGKeyArray, *example) -> attacks.Attack:
+    """`attacks.exact` where an attack is given a key.  Raises `ValueError` where the worst case is not known."""
+    del key
+    return attacks.exact(*example)
+
+
 Keys = tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]
 """Of minibatches, of the validation sample, of the test sample."""
 

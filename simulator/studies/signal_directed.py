@@ -156,20 +156,15 @@ def cell(settings: SignalDirectedSettings) -> sweep.Cell:
         )
         loss = loss_of(coords["defence"], attacks.exact)
         (then, losses), diverged = protocol.snapshots(problem, batch_key, threat, loss, recipe, settings.epoch)
-        measured = jax.vmap(lambda net: metrics.evaluate(test_key, net, problem.task, threat, _exact, n=settings.test))(
-            then
-        )
+        measured = jax.vmap(
+            lambda net: metrics.evaluate(test_key, net, problem.task, threat, protocol.exact_attack, n=settings.test)
+        )(then)
         predicted = prediction.beside(noise_margin, problem.task, threat, coords["defence"])
         # The end of training, whenever it is stopped.
         at_every_epoch = {name: jnp.broadcast_to(value, losses.shape) for name, value in predicted.items()}
         return {**measured, **at_every_epoch, "train_loss": losses, "diverged": diverged}
 
     return sweep.Staged(prepare, run)
-
-
-def _exact(key, network, threat, x, label):
-    del key
-    return attacks.exact(network, threat, x, label)
 
 
 def _base(result: xr.Dataset) -> xr.Dataset:

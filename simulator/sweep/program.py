@@ -238,8 +238,9 @@ def _at_once(largest: int, share: int) -> int:
 def _vectorises(run_row, key, rows, shared) -> bool:
     """Whether JAX can vectorise every step of a row that has been traced.
 
-    JAX tells only by raising `NotImplementedError`: for a call back to Python that does not say how, for one.  Here
-    nothing else can raise it: the steps are replayed from the trace, so no code of the cell runs.
+    JAX tells only by raising `NotImplementedError`: for a call back to Python that does not say how, for one.  The
+    steps are replayed from the trace, so of the cell's code only its own rules of batching run, and one that raises
+    this says the same.
     """
     try:
         jax.eval_shape(jax.vmap(run_row, in_axes=(None, 0, None)), key, rows, shared)

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
-import scipy.stats
-from scipy.special import expit, ndtr, owens_t
+from scipy.special import bdtr, expit, ndtr, owens_t
 
 _TOLERANCE = 1e-9
 """Residual of the equations, relative to their terms, below which they count as solved."""
@@ -33,6 +32,11 @@ class FeatureLimit(NamedTuple):
     def solved(self) -> bool:
         """Whether the conditions hold; if not, the numbers are nan."""
         return bool(self.residual < _TOLERANCE)
+
+    @property
+    def cosine(self) -> float:
+        """Of w with s."""
+        return self.along / math.hypot(self.along, self.across)
 
     def errors(self, budget: float) -> tuple[float, float]:
         """Standard error, and robust error under consistent l_inf perturbations of radius budget / sqrt(d).
@@ -272,4 +276,4 @@ def separability(n: int, dim: int) -> float:
     2^(1-n) sum over k < dim of binom(n - 1, k), for hyperplanes through the origin: exact, not a limit.
     **Source:** Cover (1965), "Geometrical and statistical properties of systems of linear inequalities".
     """
-    return float(scipy.stats.binom.cdf(dim - 1, n - 1, 0.5))
+    return float(bdtr(min(dim, n) - 1, n - 1, 0.5))
