@@ -5,7 +5,8 @@ changes the program (epochs, batch, optimizer) is static.  Divergence is data: `
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -111,6 +112,58 @@ def _batches(key: PRNGKeyArray, n: int, batch: int) -> Int[Array, "steps batch"]
     return jr.permutation(key, n)[: steps * batch].reshape(steps, batch)
 
 
+class _Steps(NamedTuple):
+    """Epochs of one training; a state is (network, memory of the optimizer)."""
+
+    key: PRNGKeyArray
+    examples: tuple[Array, ...]
+    threat: Threat
+    loss: Loss
+    recipe: Recipe
+    optimizer: optax.GradientTransformation
+    trainable: Network | None
+
+    def in_batches(self, state, first, count):
+        """`count` epochs of minibatches; also the loss at their end."""
+
+        def epoch(i, state):
+            def step(state, index):
+                part = tuple(leaf[index] for leaf in self.examples)
+                return self._advance(state, self._share(first + i), part)[0], None
+
+            order = _batches(jr.fold_in(self.key, first + i), len(self.examples[0]), self.recipe.batch)
+            return jax.lax.scan(step, state, order)[0]
+
+        state = jax.lax.fori_loop(0, count, epoch, state)
+        return state, _mean_loss(self.loss, self.threat, state[0], self.examples)
+
+    def at_once(self, state, first, count):
+        """The same for the full batch: the loss is that of one more step, which is not taken, so that loss and attack
+        are traced and compiled once."""
+
+        def epoch(i, now):
+            ends = i == count
+            moved, value = self._advance(now[0], jnp.where(ends, 1, self._share(first + i)), self.examples)
+            return jax.tree.map(partial(jnp.where, ends), now[0], moved), value
+
+        return jax.lax.fori_loop(0, count + 1, epoch, (state, jnp.zeros((), self.examples[0].dtype)))
+
+    def _share(self, epoch) -> Float[Array, ""]:
+        """Of the radius, in an epoch of the warm-up."""
+        dtype = self.examples[0].dtype
+        return jnp.minimum((epoch + 1).astype(dtype) / jnp.maximum(jnp.asarray(self.recipe.warmup, dtype), 1), 1)
+
+    def _advance(self, state, share, part):
+        """One step at a share of the radius; also the loss before it."""
+        network, memory = state
+        mean_loss = partial(_mean_loss, self.loss, _with_radius(self.threat, share), examples=part)
+        value, gradient = jax.value_and_grad(mean_loss)(network)
+        updates, memory = self.optimizer.update(gradient, memory, network)
+        if self.trainable is not None:
+            updates = jax.tree.map(jnp.multiply, updates, self.trainable)
+        return (optax.apply_updates(network, updates), memory), value
+
+
 def fit(
     key: PRNGKeyArray,
     network: Network,
@@ -134,39 +187,21 @@ def fit(
     `every` does not divide the epochs.
     """
     n = x.shape[0]
-    batch = recipe.batch or n
-    if batch > n:
-        raise ValueError(f"batch is {batch}, but there are only {n} training examples: give batch <= n, or 0 for all")
+    if recipe.batch > n:
+        raise ValueError(
+            f"batch is {recipe.batch}, but there are only {n} training examples: give batch <= n, or 0 for all"
+        )
     every = recipe.epochs if every is None else every
     records = len(recorded_epochs(recipe.epochs, every))
     examples = (x, y) if signal is None else (x, y, signal)
-    optimizer = _optimizer(recipe, x.dtype)
-
-    def step(radius_share, state, index):
-        network, memory = state
-        part = examples if batch == n else tuple(leaf[index] for leaf in examples)
-        gradient = jax.grad(lambda net: _mean_loss(loss, _with_radius(threat, radius_share), net, part))(network)
-        updates, memory = optimizer.update(gradient, memory, network)
-        if trainable is not None:
-            updates = jax.tree.map(jnp.multiply, updates, trainable)
-        return (optax.apply_updates(network, updates), memory), None
-
-    def epoch(state, number):
-        share = jnp.minimum((number + 1).astype(x.dtype) / jnp.maximum(jnp.asarray(recipe.warmup, x.dtype), 1), 1)
-        if batch == n:
-            return step(share, state, None)[0]
-        return jax.lax.scan(lambda s, i: step(share, s, i), state, _batches(jr.fold_in(key, number), n, batch))[0]
-
-    def record(network):
-        measured = {} if measure is None else measure(network)
-        return {"loss": _mean_loss(loss, threat, network, examples), **measured}
+    steps = _Steps(key, examples, threat, loss, recipe, _optimizer(recipe, x.dtype), trainable)
+    train = steps.at_once if recipe.batch in (0, n) else steps.in_batches
 
     def stretch(state, index):
-        # No epoch before the first record.  A loop of dynamic length, so that `record` is traced and compiled once.
-        first = every * (index - 1)
-        state = jax.lax.fori_loop(0, jnp.where(index == 0, 0, every), lambda i, s: epoch(s, first + i), state)
-        return state, record(state[0])
+        # No epoch before the first record.  A loop of dynamic length, so that one program serves all records.
+        state, value = train(state, every * (index - 1), jnp.where(index == 0, 0, every))
+        return state, {"loss": value, **({} if measure is None else measure(state[0]))}
 
-    state, history = jax.lax.scan(stretch, (network, optimizer.init(network)), jnp.arange(records))
+    state, history = jax.lax.scan(stretch, (network, steps.optimizer.init(network)), jnp.arange(records))
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((state[0], history["loss"]))]
     return Fit(state[0], history, ~jnp.all(jnp.stack(finite)))

@@ -133,6 +133,16 @@ def test_the_span_has_the_same_solution(name, float64):
     np.testing.assert_allclose(axes[0] @ reduced.weight, axis[0] @ full.weight, rtol=1e-4)
 
 
+@pytest.mark.parametrize("apart", [1.0, 1e-6, 1e-10, 0.0])
+def test_the_span_keeps_inner_products_however_dependent_the_points_are(apart, float64):
+    # By Cholesky or by QR, rounding is relative to the longest point.
+    z = points(12, 300)
+    z = z.at[1].set(z[0] + apart * z[1])
+    inside, _, _ = theory.in_span(z, threats.L2(0.5))
+    size = float(jnp.max(jnp.linalg.norm(z, axis=1)))
+    np.testing.assert_allclose(inside @ inside.T, z @ z.T, atol=100 * np.finfo(float).eps * size**2, rtol=0)
+
+
 @pytest.mark.parametrize("threat", [threats.LInf(0.1), threats.L1(0.1)])
 def test_the_span_is_refused_where_coordinates_matter(threat):
     with pytest.raises(ValueError, match="in the coordinates of the data"):

@@ -5,8 +5,10 @@ chosen from the sizes of the arrays in a row, since a processor core wants what 
 up to `MOST_AT_ONCE`.  The number of rows is data, so that chunks of any length share one program.
 """
 
+import contextlib
+import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -268,6 +270,19 @@ def outputs_of(grid: Grid, cell: Cell, block: Coords) -> dict[str, jax.ShapeDtyp
     return _outputs_of_a_cell(grid, _trace(grid, cell, block, _shapes(shared))[0].out_info)
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: tracing makes objects that stay, and to search them costs a tenth of a second."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_uncollected()
 def compile_block(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program:
     """Trace and compile one block for calls of at most `rows` rows; nothing is run."""
     began = time.perf_counter()
