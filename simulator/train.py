@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from simulator.losses import Loss
-from simulator.networks import Network
+from simulator.networks import Network, has_statistics, with_statistics
 from simulator.threats import Threat
 
 OPTIMIZERS = ("sgd", "adam")
@@ -84,8 +84,13 @@ CHUNK = 500
 """Examples whose losses are computed at once: enough to fill matrix products, few enough to stay in the cache."""
 
 
+def _fitted(network: Network, x: Float[Array, "n d"]) -> Network:
+    """The network with the statistics of its batch normalisations taken from these examples."""
+    return Network(with_statistics(network.layers, x)) if has_statistics(network.layers) else network
+
+
 def _mean_loss(loss: Loss, threat: Threat, network: Network, examples: tuple[Array, ...]) -> Float[Array, ""]:
-    n = examples[0].shape[0]
+    network, n = _fitted(network, examples[0]), examples[0].shape[0]
     whole = n - n % CHUNK if n > CHUNK else 0
     total = jnp.sum(_losses(loss, threat, network, tuple(leaf[whole:] for leaf in examples)))
     if whole:
@@ -200,8 +205,8 @@ def fit(
     def stretch(state, index):
         # No epoch before the first record.  A loop of dynamic length, so that one program serves all records.
         state, value = train(state, every * (index - 1), jnp.where(index == 0, 0, every))
-        return state, {"loss": value, **({} if measure is None else measure(state[0]))}
+        return state, {"loss": value, **({} if measure is None else measure(_fitted(state[0], x)))}
 
     state, history = jax.lax.scan(stretch, (network, steps.optimizer.init(network)), jnp.arange(records))
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((state[0], history["loss"]))]
-    return Fit(state[0], history, ~jnp.all(jnp.stack(finite)))
+    return Fit(_fitted(state[0], x), history, ~jnp.all(jnp.stack(finite)))

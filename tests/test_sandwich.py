@@ -37,7 +37,10 @@ every_threat = pytest.mark.parametrize("threat", THREATS)
 some_threats = pytest.mark.parametrize(
     "threat", [pytest.param(name, marks=[] if name in ("l2", "segments") else pytest.mark.slow) for name in THREATS]
 )
-every_method = pytest.mark.parametrize("method", bounds.METHODS)
+VARIANTS = ("forward-backward", "crown-one", "crown-steep", "hbox")
+every_method = pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else []) for name in bounds.METHODS]
+)
 
 
 def quick_jit(function):

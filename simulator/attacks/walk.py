@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simulator.attacks.attack import Attack, Objective, objective_of
-from simulator.networks import Network, margins
+from simulator.networks import Affine, Network, margins
 from simulator.threats import L2, Threat
 
 
@@ -51,8 +51,7 @@ class Walk(eqx.Module):
 
 def walk_of(network: Network, threat: Threat, x, label, objective: Objective, start) -> Walk:
     """Perturbations themselves, or the same ones in the coordinates of the first layer where that is cheaper."""
-    affine = network.layers[0]
-    if len(network.layers) > 1 and isinstance(threat, L2) and affine.weight.shape[0] < 2 * affine.weight.shape[1]:
+    if isinstance(threat, L2) and _narrows(network):
         return _hidden_walk(network, threat, x, label, objective, start)
     one, value = jnp.ones((), x.dtype), objective_of(objective, network, x, label)
     first = Point(one, jnp.zeros_like(x) if start is None else start)
@@ -70,6 +69,14 @@ def walk_of(network: Network, threat: Threat, x, label, objective: Objective, st
         return Attack(point.scale * point.parts, least)
 
     return Walk(project(first), ascend, uphill, project, attack)
+
+
+def _narrows(network: Network) -> bool:
+    """Whether the first of several layers is a matrix with fewer rows than twice its columns."""
+    first = network.layers[0]
+    if len(network.layers) == 1 or not isinstance(first, Affine):
+        return False
+    return first.weight.shape[0] < 2 * first.weight.shape[1]
 
 
 def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, start) -> Walk:
