@@ -101,7 +101,7 @@ def _mean_loss(loss: Loss, threat: Threat, network: Network, examples: tuple[Arr
 
 def _losses(loss: Loss, threat: Threat, network: Network, examples: tuple[Array, ...]) -> Float[Array, " n"]:
     def one(x, y, *signal):
-        return loss(network, threat.at(x, *signal) if signal else threat, x, y)
+        return loss(network, threat.at(x, *signal), x, y)
 
     return jax.vmap(one)(*examples)
 
