@@ -37,7 +37,7 @@ every_threat = pytest.mark.parametrize("threat", THREATS)
 some_threats = pytest.mark.parametrize(
     "threat", [pytest.param(name, marks=[] if name in ("l2", "segments") else pytest.mark.slow) for name in THREATS]
 )
-VARIANTS = ("forward-backward", "crown-one", "crown-steep", "hbox")
+VARIANTS = ("forward-backward", "crown-one", "crown-steep", "hbox", "alpha-crown")
 every_method = pytest.mark.parametrize(
     "method", [pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else []) for name in bounds.METHODS]
 )

@@ -14,17 +14,20 @@ No row dominates another: for one unstable neuron with positive outgoing weight,
 Interval bounds tighten monotonically as the radius shrinks; the backward bounds need not.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simulator.bounds.backward import Steps, backward, backward_boxes, bounded, lower_of_rows, resolve
+from simulator.bounds.backward import Steps, backward, backward_boxes, bounded, resolve
 from simulator.bounds.box import Box, relu_lines
 from simulator.bounds.forward import Planes, forward
 from simulator.bounds.head import Head, split
 from simulator.bounds.interval import interval
 from simulator.bounds.methods import Method, method_of
+from simulator.bounds.optimised import optimised_steps
 from simulator.networks import Affine, Layers, Network, by_row, contrast, times
 from simulator.threats import Threat
 
@@ -72,8 +75,15 @@ def _forward(head: Head, layers: Layers, threat: Threat, x: Float[Array, " d"], 
     return forward((*head.layers, *layers), threat, x, Planes.identity(x), lines_of)
 
 
-def _steps(layers: Layers, boxes: list[Box], method: Method) -> Steps:
-    return bounded(layers, iter(boxes), lambda box: relu_lines(box, method.slope, method.upper))
+def _steps_of_row(
+    head: Head, layers: Layers, boxes: list[Box], threat: Threat, z: Float[Array, " h"], method: Method
+) -> Callable[[Float[Array, " outputs"]], Steps]:
+    """row of the outputs -> the steps of the layers with the lines to bound it by."""
+    if method.ascents and layers:
+        return lambda row: optimised_steps(head, layers, boxes, threat, z, row, method)
+    # The same for all rows.
+    steps = bounded(layers, iter(boxes), lambda box: relu_lines(box, method.slope, method.upper))
+    return lambda row: steps
 
 
 def _merged(network: Network, rows: Float[Array, "m outputs"]) -> Layers:
@@ -112,8 +122,8 @@ def lower(
         return _without_lines(network, threat, x, rows, row, merged)
     head, layers = split(network.layers)
     z = head(x)
-    steps = _steps(layers, boxes_of(head, layers, threat, x, z, row), row)
-    return lower_of_rows(head, steps, threat, z, rows)
+    steps = _steps_of_row(head, layers, boxes_of(head, layers, threat, x, z, row), threat, z, row)
+    return by_row(lambda one: resolve(head, threat, z, *backward(steps(one), one)), rows)
 
 
 def _gradient_worst(network: Network, threat: Threat, x, rows, method: str, merged: bool) -> Float[Array, "m d"]:
@@ -149,10 +159,10 @@ def margin(
         bound = lower(network, threat, x, rows, method, merged)
         worst = _gradient_worst(network, threat, x, rows, method, merged)
     else:
-        steps = _steps(layers, boxes, row)
+        steps = _steps_of_row(head, layers, boxes, threat, z, row)
 
         def resolved(one):
-            slopes, constant = backward(steps, one)
+            slopes, constant = backward(steps(one), one)
             return resolve(head, threat, z, slopes, constant), head.worst(threat, -slopes)
 
         bound, worst = by_row(resolved, rows)

@@ -17,6 +17,8 @@ class Method(eqx.Module):
     """The lower line of an unstable ReLU, a key of `LOWER_SLOPES`."""
     upper: str = eqx.field(static=True, default="chord")
     """The upper line of an unstable ReLU, a key of `UPPER_LINES`."""
+    ascents: int = eqx.field(static=True, default=0)
+    """Steps of gradient ascent on the lower slopes of the final bound."""
 
 
 LOWER_SLOPES = {
@@ -46,12 +48,14 @@ METHODS = {
     "forward-backward": Method("forward", "backward", "adaptive"),
     "crown-one": Method("backward", "backward", "one"),
     "crown-steep": Method("backward", "backward", "steep"),
+    "alpha-crown": Method("backward", "backward", "adaptive", ascents=20),
     "hbox": Method("backward", "backward", "zero", "constant"),
 }
 """Bounds by name.  ibp: Gowal et al. (2018).  coap: Wong & Kolter (2018).  crown: Zhang et al. (2018).
-crown-ibp: Zhang et al. (2020).  forward, forward-backward: Xu et al. (2020).  hbox, the lines of a box with linear
-bounds between: Mirman et al. (2018), as in Jovanovic et al. (2022).  The others change only the lower line, to separate
-tightness from continuity and sensitivity: "one" and "zero" are looser than "adaptive", "steep" is continuous."""
+crown-ibp: Zhang et al. (2020).  forward, forward-backward: Xu et al. (2020).  alpha-crown, never below crown: Xu et al.
+(2021).  hbox, the lines of a box with linear bounds between: Mirman et al. (2018), as in Jovanovic et al. (2022).  The
+others change only the lower line, to separate tightness from continuity and sensitivity: "one" and "zero" are looser
+than "adaptive", "steep" is continuous."""
 
 
 def method_of(name: str) -> Method:
