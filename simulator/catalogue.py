@@ -64,6 +64,10 @@ CATALOGUE = {
         "The deeper the network, the looser COAP's bound and the further COAP's robust error is above adversarial "
         "training's on the spheres, at every width.",
     ),
+    "relaxations": Entry(
+        "The looser a relaxation is on the networks of adversarial training, the larger the robust error of the "
+        "network that is trained with it.",
+    ),
     "unstable": Entry(
         "The more segments a threat has, the larger its radius or the smaller the margin, the more neurons are "
         "unstable along COAP's training.",

@@ -8,6 +8,7 @@ from simulator.plots.one_neuron import one_neuron
 from simulator.plots.optimisation import optimisation
 from simulator.plots.picture import picture
 from simulator.plots.prediction import prediction
+from simulator.plots.relaxations import relaxations
 from simulator.plots.selection import selection
 from simulator.plots.signal_directed import signal_directed
 from simulator.plots.style import DEFENCES, curve, look, published, save, styled
@@ -26,6 +27,7 @@ __all__ = [
     "picture",
     "prediction",
     "published",
+    "relaxations",
     "save",
     "selection",
     "signal_directed",
