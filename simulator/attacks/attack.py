@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from simulator.attacks.targeted import dlr
 from simulator.networks import Network, cross_entropy, margins
 from simulator.threats import Threat
 
@@ -22,9 +23,9 @@ class Attack(eqx.Module):
 Method = Callable[[Network, Threat, Float[Array, " d"], Int[Array, ""]], Attack]
 
 
-OBJECTIVES = {"cross-entropy": cross_entropy, "margin": lambda margins: -jnp.min(margins)}
-"""What an attack maximises, as a function of the margins [rivals].  Both are valid for two classes; the difference of
-logits ratio (DLR) of the standard suite is not, since it divides by the third-largest logit."""
+OBJECTIVES = {"cross-entropy": cross_entropy, "margin": lambda margins: -jnp.min(margins), "dlr": dlr}
+"""What an attack maximises, as a function of the margins [rivals].  The first two are valid for two classes; the
+difference of logits ratio (DLR) is not, since it divides by the third-largest logit: it is refused there."""
 
 Objective = str | Callable[[Float[Array, " rivals"]], Float[Array, ""]]
 

@@ -17,8 +17,8 @@ Draw = Callable[[PRNGKeyArray], Float[Array, " d"]]
 """A random direction from its key: `task.isotropic` in the coordinates of a folded task."""
 
 
-def _starts(key: PRNGKeyArray, threat: Threat, x: Float[Array, " d"], count: int, draw: Draw | None) -> Array:
-    """x itself, then random extreme points of the threat: [count, d]."""
+def starting_points(key: PRNGKeyArray, threat: Threat, x: Float[Array, " d"], count: int, draw: Draw | None) -> Array:
+    """x itself, then random extreme points of the threat, as perturbations: [count, d]."""
     draw = (lambda key: jr.normal(key, x.shape, x.dtype)) if draw is None else draw
     return jax.vmap(lambda k: threat.worst(draw(k)))(jr.split(key, count)).at[0].set(0)
 
@@ -30,7 +30,7 @@ def restarts(
 
     `draw` says what random is: N(0, I) in the coordinates of x unless given.
     """
-    starts = _starts(key, threat, x, count, draw)
+    starts = starting_points(key, threat, x, count, draw)
     return weakest(jax.lax.map(lambda start: attack(network, threat, x, label, start=start), starts))
 
 
@@ -64,7 +64,7 @@ def strongest(
 
         return apgd(network, threat, x, label, steps=steps, objective=objective, start=start)
 
-    starts = _starts(key, threat, x, count, draw)
+    starts = starting_points(key, threat, x, count, draw)
     which = jnp.repeat(jnp.arange(len(scores)), count)
     return weakest(jax.lax.map(run, (which, jnp.concatenate([starts] * len(scores)))))
 
