@@ -26,6 +26,7 @@ __all__ = [
     "threats",
     "train",
     "trials",
+    "verification",
 ]
 
 

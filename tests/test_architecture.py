@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "train": {"data", "networks", "losses", "threats", "metrics"},
     "span": {"data", "networks", "losses", "threats", "train"},
     "theory": {"data", "threats"},
+    "verification": {"bounds", "attacks", "networks", "threats"},
     "sweep": set(),
     "cluster": set(),
     "plots": {"trials"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
 HOME = {
     "matplotlib": {"plots"},
     "zarr": {"store"},
+    **{f"scipy.{part}": {"theory", "verification"} for part in ("optimize", "sparse")},
     **{library: {"cluster"} for library in ("dask", "distributed")},
     **{library: {"cli"} for library in ("cyclopts", "rich", "argparse", "tomllib")},
 }
