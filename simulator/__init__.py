@@ -10,6 +10,7 @@ from types import ModuleType
 __all__ = [
     "attacks",
     "bounds",
+    "cascade",
     "catalogue",
     "cluster",
     "data",

@@ -68,6 +68,10 @@ CATALOGUE = {
         "The looser a relaxation is on the networks of adversarial training, the larger the robust error of the "
         "network that is trained with it.",
     ),
+    "modern-defences": Entry(
+        "Wherever COAP has a larger robust error than adversarial training, so have the modern mixtures of an attack "
+        "and a bound (SABR, CC-IBP, MTL-IBP, Exp-IBP) at the coefficient at which they certify most.",
+    ),
     "unstable": Entry(
         "The more segments a threat has, the larger its radius or the smaller the margin, the more neurons are "
         "unstable along COAP's training.",

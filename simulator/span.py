@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from simulator import train
 from simulator.data import Task
-from simulator.losses import Loss
+from simulator.losses import Loss, Schedule
 from simulator.networks import Affine, Network
 from simulator.threats import L2, Orthogonal, Segments, SignalDirected, Spheroid, Threat
 
@@ -41,7 +41,9 @@ class Problem(eqx.Module):
     directions: Float[Array, "k d"]
     """Directions of the threat besides the axes of the task, such as those of `Segments`; k may be 0."""
 
-    def fit(self, key: PRNGKeyArray, threat: Threat, loss: Loss, recipe: train.Recipe, **options) -> train.Fit:
+    def fit(
+        self, key: PRNGKeyArray, threat: Threat, loss: Loss | Schedule, recipe: train.Recipe, **options
+    ) -> train.Fit:
         """`train.fit` on this problem; `options` are its keywords.  `threat` is in the coordinates of the problem.
 
         Raises `ValueError` if the problem is reduced and the threat or the optimizer would not be the same in the span.

@@ -15,11 +15,25 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from simulator.losses import Loss
+from simulator.losses import Loss, Schedule, scaled
 from simulator.networks import Network, has_statistics, with_statistics
 from simulator.threats import Threat
 
 OPTIMIZERS = ("sgd", "adam")
+
+_TURN = 0.25
+"""The share of the warm-up after which a smoothed one is linear."""
+
+
+def _smoothed(share: Float[Array, ""]) -> Float[Array, ""]:
+    """a share^4 up to the turn t, from there on its tangent; a = 1/(t^3 (4 - 3 t)) makes it 1 at 1."""
+    quartic = jnp.minimum(share, _TURN) ** 4 + 4 * _TURN**3 * jnp.maximum(share - _TURN, 0)
+    return quartic / (_TURN**3 * (4 - 3 * _TURN))
+
+
+CURRICULA = {"linear": lambda share: share, "smoothed": _smoothed}
+"""The share of the radius as a function of the share of the warm-up that has passed.  `smoothed` starts slowly, as in
+Xu et al. (2020), "Automatic perturbation analysis for scalable certified robustness and beyond"."""
 
 
 def _leaf(value) -> Any:
@@ -33,17 +47,21 @@ class Recipe(eqx.Module):
     momentum: Float[Array, ""] | float = eqx.field(converter=_leaf, default=0.0)
     """Of SGD: v <- momentum v + gradient, step -learning_rate v.  Ignored by Adam."""
     warmup: Float[Array, ""] | float = eqx.field(converter=_leaf, default=0.0)
-    """Epochs over which the training radius grows linearly from 0 to the threat's."""
+    """Epochs over which the training radius grows from 0 to the threat's."""
     weight_decay: Float[Array, ""] | float | None = eqx.field(converter=_leaf, default=None)
     """Adds weight_decay * parameter to every gradient, biases included, as PyTorch's optimizers do; None: none."""
     epochs: int = eqx.field(static=True, default=100)
     batch: int = eqx.field(static=True, default=0)
     """Examples per step; 0 is the full training set.  Each epoch reshuffles and drops an incomplete last batch."""
     optimizer: str = eqx.field(static=True, default="sgd")
+    curriculum: str = eqx.field(static=True, default="linear")
+    """How the radius grows over the warm-up, a key of `CURRICULA`."""
 
     def __check_init__(self):
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer is {self.optimizer!r}, but the optimizers are {', '.join(OPTIMIZERS)}")
+        if self.curriculum not in CURRICULA:
+            raise ValueError(f"curriculum is {self.curriculum!r}, but the curricula are {', '.join(CURRICULA)}")
         if self.epochs < 1 or self.batch < 0:
             raise ValueError(f"epochs is {self.epochs} and batch is {self.batch}: give epochs >= 1 and batch >= 0")
 
@@ -89,26 +107,39 @@ def _fitted(network: Network, x: Float[Array, "n d"]) -> Network:
     return Network(with_statistics(network.layers, x)) if has_statistics(network.layers) else network
 
 
-def _mean_loss(loss: Loss, threat: Threat, network: Network, examples: tuple[Array, ...]) -> Float[Array, ""]:
-    network, n = _fitted(network, examples[0]), examples[0].shape[0]
+class _Examples(NamedTuple):
+    """Training examples, along the leading axis of every leaf."""
+
+    x: Array
+    y: Array
+    signal: Array | None
+    weight: Array | None
+
+    def part(self, index) -> "_Examples":
+        """The examples at an index, a slice or an array of indices."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+
+def _mean_loss(loss: Loss, threat: Threat, network: Network, examples: _Examples) -> Float[Array, ""]:
+    """The mean over the examples, weighted where they have weights; 0 where all weights are 0."""
+    network, n = _fitted(network, examples.x), examples.x.shape[0]
     whole = n - n % CHUNK if n > CHUNK else 0
-    total = jnp.sum(_losses(loss, threat, network, tuple(leaf[whole:] for leaf in examples)))
+    total = jnp.sum(_losses(loss, threat, network, examples.part(slice(whole, None))))
     if whole:
-        chunks = tuple(leaf[:whole].reshape(whole // CHUNK, CHUNK, *leaf.shape[1:]) for leaf in examples)
+        chunks = jax.tree.map(lambda leaf: leaf[:whole].reshape(whole // CHUNK, CHUNK, *leaf.shape[1:]), examples)
         total = total + jnp.sum(jax.lax.map(lambda part: jnp.sum(_losses(loss, threat, network, part)), chunks))
-    return total / n
+    if examples.weight is None:
+        return total / n
+    weights = jnp.sum(examples.weight)
+    return total / jnp.where(weights > 0, weights, 1)
 
 
-def _losses(loss: Loss, threat: Threat, network: Network, examples: tuple[Array, ...]) -> Float[Array, " n"]:
-    def one(x, y, *signal):
-        return loss(network, threat.at(x, *signal), x, y)
+def _losses(loss: Loss, threat: Threat, network: Network, examples: _Examples) -> Float[Array, " n"]:
+    def one(example):
+        value = loss(network, threat.at(example.x, example.signal), example.x, example.y)
+        return value if example.weight is None else example.weight * value
 
-    return jax.vmap(one)(*examples)
-
-
-def _with_radius(threat: Threat, share: Array) -> Threat:
-    radius = jnp.asarray(threat.radius)
-    return eqx.tree_at(lambda t: t.radius, threat, radius * share.astype(radius.dtype))
+    return jax.vmap(one)(examples)
 
 
 def _batches(key: PRNGKeyArray, n: int, batch: int) -> Int[Array, "steps batch"]:
@@ -121,9 +152,9 @@ class _Steps(NamedTuple):
     """Epochs of one training; a state is (network, memory of the optimizer)."""
 
     key: PRNGKeyArray
-    examples: tuple[Array, ...]
+    examples: _Examples
     threat: Threat
-    loss: Loss
+    loss: Loss | Schedule
     recipe: Recipe
     optimizer: optax.GradientTransformation
     trainable: Network | None
@@ -133,14 +164,14 @@ class _Steps(NamedTuple):
 
         def epoch(i, state):
             def step(state, index):
-                part = tuple(leaf[index] for leaf in self.examples)
-                return self._advance(state, self._share(first + i), part)[0], None
+                return self._advance(state, self._share(first + i), self.examples.part(index))[0], None
 
-            order = _batches(jr.fold_in(self.key, first + i), len(self.examples[0]), self.recipe.batch)
+            order = _batches(jr.fold_in(self.key, first + i), len(self.examples.x), self.recipe.batch)
             return jax.lax.scan(step, state, order)[0]
 
         state = jax.lax.fori_loop(0, count, epoch, state)
-        return state, _mean_loss(self.loss, self.threat, state[0], self.examples)
+        full = jnp.ones((), self.examples.x.dtype)
+        return state, _mean_loss(self._loss_at(full), self.threat, state[0], self.examples)
 
     def at_once(self, state, first, count):
         """The same for the full batch: the loss is that of one more step, which is not taken, so that loss and attack
@@ -151,17 +182,21 @@ class _Steps(NamedTuple):
             moved, value = self._advance(now[0], jnp.where(ends, 1, self._share(first + i)), self.examples)
             return jax.tree.map(partial(jnp.where, ends), now[0], moved), value
 
-        return jax.lax.fori_loop(0, count + 1, epoch, (state, jnp.zeros((), self.examples[0].dtype)))
+        return jax.lax.fori_loop(0, count + 1, epoch, (state, jnp.zeros((), self.examples.x.dtype)))
 
     def _share(self, epoch) -> Float[Array, ""]:
         """Of the radius, in an epoch of the warm-up."""
-        dtype = self.examples[0].dtype
-        return jnp.minimum((epoch + 1).astype(dtype) / jnp.maximum(jnp.asarray(self.recipe.warmup, dtype), 1), 1)
+        dtype = self.examples.x.dtype
+        passed = jnp.minimum((epoch + 1).astype(dtype) / jnp.maximum(jnp.asarray(self.recipe.warmup, dtype), 1), 1)
+        return CURRICULA[self.recipe.curriculum](passed)
+
+    def _loss_at(self, share) -> Loss:
+        return self.loss.at(share) if isinstance(self.loss, Schedule) else self.loss
 
     def _advance(self, state, share, part):
         """One step at a share of the radius; also the loss before it."""
         network, memory = state
-        mean_loss = partial(_mean_loss, self.loss, _with_radius(self.threat, share), examples=part)
+        mean_loss = partial(_mean_loss, self._loss_at(share), scaled(self.threat, share), examples=part)
         value, gradient = jax.value_and_grad(mean_loss)(network)
         updates, memory = self.optimizer.update(gradient, memory, network)
         if self.trainable is not None:
@@ -175,10 +210,11 @@ def fit(
     x: Float[Array, "n d"],
     y: Int[Array, " n"],
     threat: Threat,
-    loss: Loss,
+    loss: Loss | Schedule,
     recipe: Recipe,
     *,
     signal: Float[Array, "n d"] | None = None,
+    weight: Float[Array, " n"] | None = None,
     trainable: Network | None = None,
     measure: Callable[[Network], dict[str, Any]] | None = None,
     every: int | None = None,
@@ -186,7 +222,8 @@ def fit(
     """Minimise the mean of `loss` over (x, y), from `network`, by `recipe`; pure, jit- and vmap-able.
 
     The key is consumed by the shuffling of minibatches alone.  `signal` holds each example's signal direction, which a
-    threat tied to it needs (`jax.vmap(task.signal)(x, y)`); without it the threat is used as it is.  `trainable` is a
+    threat tied to it needs (`jax.vmap(task.signal)(x, y)`); without it the threat is used as it is.  With `weight`, not
+    negative, the mean is sum(weight * loss) / sum(weight), of a minibatch its own.  `trainable` is a
     pytree like `network` whose entries multiply every update (0 freezes a parameter).  `measure(network)` is recorded
     every `every` epochs (default: only before and after training).  Raises `ValueError` if the batch exceeds n or
     `every` does not divide the epochs.
@@ -198,8 +235,7 @@ def fit(
         )
     every = recipe.epochs if every is None else every
     records = len(recorded_epochs(recipe.epochs, every))
-    examples = (x, y) if signal is None else (x, y, signal)
-    steps = _Steps(key, examples, threat, loss, recipe, _optimizer(recipe, x.dtype), trainable)
+    steps = _Steps(key, _Examples(x, y, signal, weight), threat, loss, recipe, _optimizer(recipe, x.dtype), trainable)
     train = steps.at_once if recipe.batch in (0, n) else steps.in_batches
 
     def stretch(state, index):

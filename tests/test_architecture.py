@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "metrics": {"bounds", "attacks", "networks", "threats", "data"},
     "train": {"data", "networks", "losses", "threats", "metrics"},
     "span": {"data", "networks", "losses", "threats", "train"},
+    "cascade": {"bounds", "attacks", "networks", "losses", "threats", "train"},
     "theory": {"data", "threats"},
     "verification": {"bounds", "attacks", "networks", "threats"},
     "sweep": set(),

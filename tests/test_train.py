@@ -256,3 +256,99 @@ def test_training_turns_with_the_data(threat, loss):
 def test_training_against_a_box_does_not_turn_with_the_data():
     plain, turned = histories("linf", "ibp")
     assert abs(turned[-1] - plain[-1]) > 1e-3
+
+
+def pulled(coefficient):
+    """A loss whose gradient adds the coefficient to the bias."""
+
+    def loss(network, threat, x, y):
+        return -coefficient * network.last.bias[0]
+
+    return loss
+
+
+@pytest.mark.parametrize("batch", [0, 4])
+def test_a_schedule_follows_the_warm_up_and_is_recorded_at_its_end(batch):
+    """From 1 to 1/5 over 4 epochs: 4/5, 3/5, 2/5, 1/5, then 1/5, a third of each at every one of the 3 batches."""
+    network = networks.from_weights([(jnp.zeros((1, DIM)), jnp.zeros(1))])
+    rate = 1.0 if batch == 0 else 1 / 3
+    given, recipe = (network, *problem()[1:]), train.Recipe(rate, warmup=4, epochs=6, batch=batch)
+    fit = run(recipe, losses.Schedule(pulled, 1.0, 0.2), given=given, every=2)
+    np.testing.assert_allclose(fit.network.last.bias[0], 0.8 + 0.6 + 0.4 + 3 * 0.2, rtol=1e-12)
+    np.testing.assert_allclose(fit.history["loss"], -0.2 * np.array([0, 1.4, 2.0, 2.4]), rtol=1e-12)
+
+
+def test_one_trace_serves_all_of_a_schedule_and_its_ends_are_leaves():
+    made = []
+
+    def make(coefficient):
+        made.append(coefficient)
+        return pulled(coefficient)
+
+    network = networks.from_weights([(jnp.zeros((1, DIM)), jnp.zeros(1))])
+    _, x, y = problem()
+
+    @quick_jit
+    def bias(schedule, warmup):
+        recipe = train.Recipe(1.0, warmup=warmup, epochs=50)
+        fit = train.fit(jr.key(0), network, x, y, threats.L2(0.2), schedule, recipe)
+        return fit.network.last.bias[0]
+
+    schedules = losses.Schedule(make, jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))
+    found = jax.vmap(bias, (0, 0))(schedules, jnp.array([4.0, 1.0]))
+    assert len(made) == 1
+    np.testing.assert_allclose(found, [0.75 + 0.5 + 0.25, 50], rtol=1e-12)
+
+
+def test_a_schedule_is_no_loss_that_a_mixture_could_take_one_end_of():
+    assert not callable(losses.crown_ibp())
+
+
+def test_a_smoothed_warm_up_is_a_quartic_and_its_tangent():
+    """Over 8 epochs the turn is after 2: shares a/8^4, a/4^4, then a straight line to 1."""
+    network = networks.from_weights([(jnp.zeros((1, DIM)), jnp.zeros(1))])
+
+    def loss(network, threat, x, y):
+        return -threat.radius * network.last.bias[0]
+
+    recipe = train.Recipe(1.0, warmup=8, epochs=8, curriculum="smoothed")
+    fit = run(
+        recipe,
+        loss,
+        threats.L2(1.0),
+        (network, *problem()[1:]),
+        every=1,
+        measure=lambda network: {"bias": network.last.bias[0]},
+    )
+    radii = np.diff(fit.history["bias"])
+    np.testing.assert_allclose(radii[0] / radii[1], 1 / 16, rtol=1e-9)
+    np.testing.assert_allclose(np.diff(radii[1:]), np.diff(radii[1:])[0], rtol=1e-9)
+    np.testing.assert_allclose(radii[2] - radii[1], 4 * radii[1] / 0.25 / 8, rtol=1e-9)  # the slope of the quartic
+    np.testing.assert_allclose(radii[-1], 1, rtol=1e-12)
+    with pytest.raises(ValueError, match="curriculum is 'cubic', but the curricula are linear, smoothed"):
+        train.Recipe(curriculum="cubic")
+
+
+@pytest.mark.parametrize("chunk", [500, 5])
+def test_weights_of_0_and_1_choose_examples(monkeypatch, chunk):
+    """Training on 7 of 12 examples, by weights and by leaving out the rest; also in chunks."""
+    monkeypatch.setattr(train, "CHUNK", chunk)
+    network, x, y = problem()
+    kept = np.array([0, 1, 2, 4, 7, 8, 11])
+    weight = jnp.zeros(N).at[kept].set(1.0)
+    recipe = train.Recipe(0.3, epochs=10)
+    ours, fewer = (
+        run(recipe, losses.certified("ibp"), given=given, **options)
+        for given, options in (((network, x, y), {"weight": weight}), ((network, x[kept], y[kept]), {}))
+    )
+    assert_same((ours.network, ours.history), (fewer.network, fewer.history))
+    scaled = run(recipe, losses.certified("ibp"), given=(network, x, y), weight=3 * weight)
+    assert_same(scaled.network, ours.network)
+
+
+def test_without_any_weight_nothing_is_trained():
+    network, x, y = problem()
+    for batch in (0, 4):
+        fit = run(train.Recipe(0.3, epochs=2, batch=batch), given=(network, x, y), weight=jnp.zeros(N))
+        assert_same(fit.network, network, 0)
+        assert not fit.diverged

@@ -1,5 +1,6 @@
 """Networks made from weights, or drawn at random."""
 
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from simulator.networks.layers import Affine, BatchNorm, Convolution, Padding, ReLU, Shape
 from simulator.networks.network import Network
 
-INITIALISATIONS = ("torch", "he")
+INITIALISATIONS = ("torch", "he", "ibp")
 
 
 def from_weights(weights: Sequence[tuple[ArrayLike, ArrayLike]]) -> Network:
@@ -42,8 +43,9 @@ def _check_init(init: str) -> None:
 
 def _initial_affine(key: PRNGKeyArray, inner: int, outer: int, init: str, dtype) -> tuple[Array, Array]:
     weight_key, bias_key = jr.split(key)
-    if init == "he":
-        return jr.normal(weight_key, (outer, inner), dtype) * (2 / inner) ** 0.5, jnp.zeros(outer, dtype)
+    deviations = {"he": (2 / inner) ** 0.5, "ibp": (2 * math.pi) ** 0.5 / inner}
+    if init in deviations:
+        return jr.normal(weight_key, (outer, inner), dtype) * deviations[init], jnp.zeros(outer, dtype)
     reach = inner**-0.5
     weight = jr.uniform(weight_key, (outer, inner), dtype, -reach, reach)
     return weight, jr.uniform(bias_key, (outer,), dtype, -reach, reach)
@@ -56,6 +58,12 @@ def mlp(
 
     `init="torch"` draws weights and biases uniformly in +-1/sqrt(fan in), PyTorch's default for a linear layer, which
     the published runs use; `init="he"` draws weights from N(0, 2/fan in) and sets biases to 0 (He et al., 2015).
+
+    `init="ibp"` draws weights with standard deviation sqrt(2 pi)/(fan in) and sets biases to 0 (Shi et al., 2021), so
+    that interval bounds neither grow nor shrink with depth.  A box of reach r [n] has reach |W| r behind an affine
+    layer, in expectation n E|w| E[r] with E|w| = sd sqrt(2/pi); a ReLU halves the reach where middles are as likely
+    above 0 as below, since relu(c + r) - relu(c - r) and the same at -c add up to 2 r.  So n sd sqrt(2/pi) / 2 = 1.
+
     Raises `ValueError` for another `init` or a size below 1.
     """
     sizes = (dim, *widths, outputs)

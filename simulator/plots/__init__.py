@@ -4,6 +4,7 @@ from simulator.plots.alignment import alignment
 from simulator.plots.asymptotics import asymptotics
 from simulator.plots.dimension import dimension
 from simulator.plots.errors import errors
+from simulator.plots.fronts import fronts
 from simulator.plots.one_neuron import one_neuron
 from simulator.plots.optimisation import optimisation
 from simulator.plots.picture import picture
@@ -21,6 +22,7 @@ __all__ = [
     "curve",
     "dimension",
     "errors",
+    "fronts",
     "look",
     "one_neuron",
     "optimisation",

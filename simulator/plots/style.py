@@ -32,6 +32,10 @@ DEFENCES = {
     "coap": Look("COAP", "#D55E00", "D", (0, (5, 1))),
     "crown-ibp": Look("CROWN-IBP", "#E69F00", "X", (0, (3, 1, 1, 1))),
     "ibp": Look("IBP", "#009E73", "^", (0, (5, 1, 1, 1, 1, 1))),
+    "sabr": Look("SABR", "#56B4E9", "v", "-"),
+    "cc-ibp": Look("CC-IBP", "#CC79A7", "<", "-"),
+    "mtl-ibp": Look("MTL-IBP", "#882255", ">", "-"),
+    "exp-ibp": Look("Exp-IBP", "#999933", "p", "-"),
 }
 PAIR = ("coap", "adversarial")
 """The defences whose difference figures show as the gap."""

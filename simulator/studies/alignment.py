@@ -103,7 +103,9 @@ def cell(settings: AlignmentSettings) -> sweep.Cell:
         _, _, *keys, history_key = jr.split(key, 6)
         threat = L2(coords["epsilon"])
         measure = _history(threat, problem, *problem.task.sample(history_key, settings.history_test))
-        fit, rate = protocol.selected(settings, coords["defence"], tuple(keys), problem, threat, measure)
+        fit, rate = protocol.selected(
+            settings, protocol.training_loss(coords["defence"]), tuple(keys), problem, threat, measure
+        )
         history = {"train_loss": fit.history.pop("loss"), **fit.history}
         return {
             **protocol.evaluated(settings, keys[2], fit.network, problem, threat, settings.samples),

@@ -75,7 +75,9 @@ def cell(settings: DeepSettings) -> sweep.Cell:
     """Train one network, in the span of what a trial draws, and measure it."""
 
     def run(coords, key, problem):
-        return protocol.outcome(settings, coords["defence"], key, problem, L2(coords["epsilon"]))
+        return protocol.outcome(
+            settings, protocol.training_loss(coords["defence"]), key, problem, L2(coords["epsilon"])
+        )
 
     return two_tasks.staged(settings, lambda coords: (coords["width"],) * coords["depth"], run)
 

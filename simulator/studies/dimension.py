@@ -103,7 +103,7 @@ def cell(settings: DimensionSettings) -> sweep.Cell:
             }
 
         return {
-            **protocol.outcome(settings, coords["defence"], fit_key, problem, threat, layers),
+            **protocol.outcome(settings, protocol.training_loss(coords["defence"]), fit_key, problem, threat, layers),
             **prediction.beside(noise_margin, problem.task, threat, coords["defence"]),
         }
 

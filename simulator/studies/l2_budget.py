@@ -74,7 +74,9 @@ def cell(settings: L2BudgetSettings) -> sweep.Cell:
     def run(coords, key, drawn):
         (problem, noise_margin), threat = drawn, L2(coords["epsilon"])
         return {
-            **protocol.outcome(settings, coords["defence"], jr.split(key, 3)[2], problem, threat),
+            **protocol.outcome(
+                settings, protocol.training_loss(coords["defence"]), jr.split(key, 3)[2], problem, threat
+            ),
             **prediction.beside(noise_margin, problem.task, threat, coords["defence"]),
         }
 

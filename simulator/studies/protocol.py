@@ -11,9 +11,9 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import attacks, bounds, metrics, networks, span, train, trials
-from simulator.losses import Loss
+from simulator.losses import Loss, Schedule
 from simulator.networks import Network
-from simulator.studies.defences import DEFENCES, loss_of
+from simulator.studies.defences import WITHOUT_WARMUP, loss_of
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Verdict
 from simulator.threats import Threat
@@ -47,7 +47,7 @@ class Evaluation(Settings):
 class Protocol(Evaluation):
     """Settings of training, selection and measurement; subclasses add the axes of their data and threat."""
 
-    defence: tuple[str, ...] = setting("ways to train", choices=DEFENCES)
+    defence: tuple[str, ...] = setting("ways to train", choices=WITHOUT_WARMUP)
     learning_rates: tuple[float, ...] = setting("of SGD: candidates of which one is selected per cell", above=0)
     selection: str = setting("sample the learning rate is selected on; 'test' is the papers' rule", choices=SELECTIONS)
     momentum: float = setting("of SGD", low=0, high=0.999)
@@ -84,13 +84,23 @@ def exact_attack(key: PRNGKeyArray, *example) -> attacks.Attack:
     return attacks.exact(*example)
 
 
+def training_loss(defence: str) -> Loss:
+    """The training loss of a defence of the table, with the attack above.  Raises `ValueError` if it has a schedule."""
+    found = loss_of(defence, training_attack)
+    if isinstance(found, Schedule):
+        raise ValueError(
+            f"{defence} is what it is by a warm-up, which this protocol has none of: train it by train.fit"
+        )
+    return found
+
+
 Keys = tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]
 """Of minibatches, of the validation sample, of the test sample."""
 
 
 def candidate(
     settings: Protocol,
-    defence: str,
+    loss: Loss,
     keys: Keys,
     problem: span.Problem,
     threat: Threat,
@@ -105,17 +115,16 @@ def candidate(
     held_out = test_key if settings.selection == "test" else validation_key
     signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
     recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs, batch=settings.batch)
-    loss = loss_of(defence, training_attack)
     fit = problem.fit(batch_key, threat, loss, recipe, signal=signal, measure=measure, every=settings.every)
     return fit, metrics.evaluate(held_out, fit.network, problem.task, threat, quick_attack, n=settings.test)
 
 
 def selected(
-    settings: Protocol, defence: str, keys: Keys, problem: span.Problem, threat: Threat, measure: Callable
+    settings: Protocol, loss: Loss, keys: Keys, problem: span.Problem, threat: Threat, measure: Callable
 ) -> tuple[train.Fit, Float[Array, ""]]:
     """Of the candidates at every learning rate the fit with the smallest robust error, and its rate."""
     rates = jnp.array(settings.learning_rates)
-    fits, scores = jax.lax.map(lambda rate: candidate(settings, defence, keys, problem, threat, rate, measure), rates)
+    fits, scores = jax.lax.map(lambda rate: candidate(settings, loss, keys, problem, threat, rate, measure), rates)
     chosen = metrics.select(scores["robust_error"], scores["standard_error"])
     return jax.tree.map(lambda leaf: leaf[chosen], fits), rates[chosen]
 
@@ -135,7 +144,7 @@ def evaluated(
 
 def outcome(
     settings: Protocol,
-    defence: str,
+    loss: Loss,
     key: PRNGKeyArray,
     problem: span.Problem,
     threat: Threat,
@@ -143,7 +152,7 @@ def outcome(
 ) -> dict:
     """Train, select and measure: the variables of a cell, and what `also` makes of the selected fit."""
     keys = tuple(jr.split(key, 3))
-    fit, rate = selected(settings, defence, keys, problem, threat, neurons(problem, threat))
+    fit, rate = selected(settings, loss, keys, problem, threat, neurons(problem, threat))
     return {
         **evaluated(settings, keys[2], fit.network, problem, threat),
         **also(fit),
@@ -173,7 +182,9 @@ def neurons(problem: span.Problem, threat: Threat) -> Callable:
     return measure
 
 
-def snapshots(problem: span.Problem, key: PRNGKeyArray, threat: Threat, loss: Loss, recipe: train.Recipe, epochs):
+def snapshots(
+    problem: span.Problem, key: PRNGKeyArray, threat: Threat, loss: Loss | Schedule, recipe: train.Recipe, epochs
+):
     """One training of `recipe.epochs` epochs, seen after each of `epochs`: networks [epochs], losses [epochs], and
     whether it diverged."""
     every = gcd(*epochs, recipe.epochs)

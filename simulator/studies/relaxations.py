@@ -12,7 +12,7 @@ import optax
 import xarray as xr
 from scipy.stats import rankdata
 
-from simulator import bounds, networks, plots, span, sweep, train, trials
+from simulator import bounds, losses, networks, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.studies import protocol, two_tasks
 from simulator.studies.settings import setting
@@ -96,9 +96,13 @@ def cell(settings: RelaxationsSettings) -> sweep.Cell:
         threat = threat_of(coords["task"], coords["epsilon"])
         nothing = dict.fromkeys(("looseness_of", "sensitivity_of"), jnp.full(len(names), jnp.nan))
         also = compared(names, problem, threat) if coords["defence"] == REFERENCE else lambda fit: nothing
-        return protocol.outcome(settings, coords["defence"], key, problem, threat, also)
+        return protocol.outcome(settings, _loss(coords["defence"]), key, problem, threat, also)
 
     return two_tasks.staged(settings, lambda coords: (settings.width,) * settings.depth, run)
+
+
+def _loss(defence: str) -> losses.Loss:
+    return protocol.training_loss(defence) if defence == REFERENCE else losses.certified(defence)
 
 
 def compared(names: list[str], problem: span.Problem, threat: Threat) -> Callable[[train.Fit], dict[str, jax.Array]]:

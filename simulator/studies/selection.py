@@ -75,7 +75,9 @@ def cell(settings: SelectionSettings) -> sweep.Cell:
         keys, threat = tuple(jr.split(key, 3)), L2(coords["epsilon"])
 
         def with_rate(rate):
-            fit, held_out = protocol.candidate(settings, coords["defence"], keys, problem, threat, rate)
+            fit, held_out = protocol.candidate(
+                settings, protocol.training_loss(coords["defence"]), keys, problem, threat, rate
+            )
             return {
                 **protocol.evaluated(settings, keys[2], fit.network, problem, threat),
                 **{f"validation_{name}": held_out[name] for name in ERRORS},

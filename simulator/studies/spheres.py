@@ -113,7 +113,7 @@ def cell(scene: Scene, settings: SpheresSettings) -> sweep.Cell:
         threat = scene.threat(settings, coords, set_key)
         signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
         return {
-            **protocol.outcome(settings, coords["defence"], fit_key, problem, threat),
+            **protocol.outcome(settings, protocol.training_loss(coords["defence"]), fit_key, problem, threat),
             "set_alignment": jnp.mean(jax.vmap(lambda s: _reach(threat, s))(signal)),
         }
 

@@ -76,7 +76,7 @@ def cell(settings: ThreatShapeSettings) -> sweep.Cell:
     def run(coords, key, problem):
         *_, fit_key = jr.split(key, 4)
         threat = shaped(coords["shape"], coords["epsilon"], problem)
-        return protocol.outcome(settings, coords["defence"], fit_key, problem, threat)
+        return protocol.outcome(settings, protocol.training_loss(coords["defence"]), fit_key, problem, threat)
 
     return sweep.Staged(prepare, run)
 

@@ -135,10 +135,19 @@ def draw(
     widths: tuple[int, ...],
     directions: Float[Array, "k d"] | None = None,
 ) -> span.Problem:
-    """The data and the initial network of a trial, in the span of what was drawn where that has fewer coordinates.
+    """`drawn`, in the span of what was drawn where that has fewer coordinates."""
+    return span.fewest(drawn(settings, coords, data_key, init_key, widths, directions))
 
-    `widths` are those of the hidden layers; `directions` are the threat's own.
-    """
+
+def drawn(
+    settings: TwoTasksSettings,
+    coords: sweep.Coords,
+    data_key: PRNGKeyArray,
+    init_key: PRNGKeyArray,
+    widths: tuple[int, ...],
+    directions: Float[Array, "k d"] | None = None,
+) -> span.Problem:
+    """The data and the initial network of a trial; `widths` are of the hidden layers, `directions` the threat's own."""
     task = settings.task_of(coords["task"], coords["dim"])
     network = networks.mlp(init_key, task.dim, widths)
-    return span.fewest(span.problem(task, network, *task.sample(data_key, coords["n"]), directions))
+    return span.problem(task, network, *task.sample(data_key, coords["n"]), directions)

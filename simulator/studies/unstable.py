@@ -94,7 +94,9 @@ def cell(settings: UnstableSettings) -> sweep.Cell:
     def run(coords, key):
         problem, set_key, fit_key = spheres.draw(settings.width, coords, key)
         threat = FIGURES[coords["figure"]].threat(coords, set_key)
-        return protocol.outcome(settings, coords["defence"], fit_key, problem, threat, _histories)
+        return protocol.outcome(
+            settings, protocol.training_loss(coords["defence"]), fit_key, problem, threat, _histories
+        )
 
     return run
 

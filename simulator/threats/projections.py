@@ -18,11 +18,13 @@ def unit(w: Float[Array, " d"]) -> Float[Array, " d"]:
 
 
 def into_ball(delta: Float[Array, " d"], radius: Float[Array, ""]) -> Float[Array, " d"]:
+    """The nearest point with |delta|_2 <= radius."""
     length = norm(delta)
     return jnp.where(length > radius, delta * (radius / jnp.where(length > radius, length, 1)), delta)
 
 
 def into_cross_polytope(delta: Float[Array, " d"], radius: Float[Array, ""]) -> Float[Array, " d"]:
+    """The nearest point with |delta|_1 <= radius."""
     # Soft threshold at the level that leaves the norm at the radius (Duchi et al., 2008, figure 1).
     size = jnp.abs(delta)
     descending = -jnp.sort(-size)

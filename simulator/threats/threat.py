@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 
 def checked_radius(value) -> Float[Array, "..."]:
+    """A radius as an array; one that is traced already stays as it is.  Raises `ValueError` if it is no radius."""
     if isinstance(value, (int, float, np.ndarray, np.number)):
         if not np.all(np.isfinite(value) & (np.asarray(value) >= 0)):
             raise ValueError(f"radius is {value}, but a threat needs a finite radius >= 0, in the units of the data")
@@ -18,6 +19,7 @@ def checked_radius(value) -> Float[Array, "..."]:
 
 
 def checked_share(value) -> Float[Array, "..."]:
+    """The same of a part of the radius.  Raises `ValueError` unless 0 <= share <= 1."""
     if isinstance(value, (int, float, np.ndarray, np.number)):
         if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
             raise ValueError(f"share is {value}, but it is a part of the radius: give 0 <= share <= 1")

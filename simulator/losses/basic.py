@@ -1,12 +1,9 @@
-"""Losses: `(network, threat, x, y) -> scalar` for one example, and mixtures of them, which are losses too.
-
-`y` is -1, +1 or a class index; `threat` is the set at this example.  Every loss is the cross-entropy of margins
-m_k = logit[y] - logit[k]: log(1 + sum over k != y of exp(-m_k)), taken at x, at a worst point, or at lower bounds.
-"""
+"""The losses everything else is made of: standard, attacked, exact and certified, and their mixture."""
 
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from simulator import attacks, bounds
@@ -14,11 +11,44 @@ from simulator.networks import Network, contrast, cross_entropy, label, margins,
 from simulator.threats import Threat
 
 Loss = Callable[[Network, Threat, Float[Array, " d"], Int[Array, ""]], Float[Array, ""]]
+Margins = Callable[[Network, Threat, Float[Array, " d"], Int[Array, ""]], Float[Array, " rivals"]]
+"""Margins against the classes other than y, in the order of `networks.others`."""
 
 
 def standard(network: Network, threat: Threat, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, ""]:
     """Cross-entropy at x: standard training ignores the threat."""
     return cross_entropy(margins(network, x, label(y)))
+
+
+def found_by(attack: attacks.Method) -> Callable[..., Float[Array, " d"]]:
+    """The perturbation an attack finds at one example, held fixed when differentiating."""
+
+    def delta(network, threat, x, y):
+        # Stopped before the attack rather than after it, so that its steps are not differentiated only to be dropped.
+        return attack(*jax.lax.stop_gradient((network, threat, x)), label(y)).delta
+
+    return delta
+
+
+def attacked_margins(attack: attacks.Method) -> Margins:
+    """The margins at the point an attack finds."""
+
+    def found(network, threat, x, y):
+        return margins(network, x + found_by(attack)(network, threat, x, y), label(y))
+
+    return found
+
+
+def bounded_margins(method: str, merged: bool = True) -> Margins:
+    """Lower bounds on the margins over the threat.  Raises `ValueError` for an unknown method."""
+
+    def least(network, threat, x, y):
+        rows = contrast(network, label(y), others(network, label(y)))
+        return bounds.lower(network, threat, x, rows, method, merged)
+
+    if method not in bounds.METHODS:
+        raise ValueError(f"there is no bound {method!r}; the bounds are {', '.join(bounds.METHODS)}")
+    return least
 
 
 def attacked(attack: attacks.Method) -> Loss:
@@ -30,9 +60,7 @@ def attacked(attack: attacks.Method) -> Loss:
     """
 
     def loss(network, threat, x, y):
-        # Stopped before the attack rather than after it, so that its steps are not differentiated only to be dropped.
-        delta = attack(*jax.lax.stop_gradient((network, threat, x)), label(y)).delta
-        return cross_entropy(margins(network, x + delta, label(y)))
+        return cross_entropy(attacked_margins(attack)(network, threat, x, y))
 
     return loss
 
@@ -50,19 +78,22 @@ def certified(method: str, beta: Float[Array, ""] | float = 1.0, merged: bool = 
     """Cross-entropy of lower bounds on the margins: an upper bound on the worst loss over the threat.
 
     With beta < 1 the bounds are beta * (method) + (1 - beta) * ibp, as CROWN-IBP training anneals them (Zhang et al.,
-    2020); a mixture of sound bounds is sound.  Raises `ValueError` for an unknown method.
+    2020; see `crown_ibp`); a mixture of sound bounds is sound.  Raises `ValueError` for an unknown method.
     """
+    tight, intervals = bounded_margins(method, merged), bounded_margins("ibp", merged)
 
     def loss(network, threat, x, y):
-        rows = contrast(network, label(y), others(network, label(y)))
-        least = bounds.lower(network, threat, x, rows, method, merged)
+        least = tight(network, threat, x, y)
         if not isinstance(beta, float) or beta != 1.0:
-            least = beta * least + (1 - beta) * bounds.lower(network, threat, x, rows, "ibp", merged)
+            least = beta * least + (1 - beta) * intervals(network, threat, x, y)
         return cross_entropy(least)
 
-    if method not in bounds.METHODS:
-        raise ValueError(f"there is no bound {method!r}; the bounds are {', '.join(bounds.METHODS)}")
     return loss
+
+
+def weight_of(coefficient: Float[Array, ""] | float, like: Float[Array, "..."]) -> Float[Array, ""]:
+    """A coefficient, perhaps traced, in the precision of the data."""
+    return jnp.asarray(coefficient, like.dtype)
 
 
 def mix(first: Loss, second: Loss, weight: Float[Array, ""] | float) -> Loss:
