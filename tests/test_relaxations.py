@@ -8,7 +8,7 @@ import pytest
 from test_sandwich import quick_jit, random_network
 from test_threats import THREATS
 
-from simulator import attacks, bounds, networks, threats
+from simulator import attacks, bounds, losses, networks, threats, train
 from simulator.bounds import LOWER_SLOPES, UPPER_LINES
 
 DIM = 6
@@ -116,6 +116,17 @@ def test_one_hidden_layer_needs_no_estimate(float64):
         exact = bounds.margin(network, threats.L2(0.3), x, jnp.array(0), "coap")
         np.testing.assert_allclose(guess.margins, exact.lower, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(guess.unstable, exact.unstable)
+
+
+def test_training_on_an_estimate_is_training_on_coap_where_it_is_exact():
+    x, y = points(30), jnp.arange(30) % 3
+    start = networks.mlp(jr.key(0), DIM, (8,), 3)
+
+    def fit(loss):
+        run = quick_jit(lambda: train.fit(jr.key(1), start, x, y, threats.L2(0.1), loss, train.Recipe(0.1, epochs=5)))
+        return run().history["loss"]
+
+    np.testing.assert_allclose(fit(losses.estimated(jr.key(2), 3)), fit(losses.certified("coap")), rtol=1e-5)
 
 
 def test_an_estimate_is_no_bound():

@@ -9,12 +9,12 @@ or at lower bounds.
 | `standard`, `attacked` | at most |
 | `exact` | equal for two classes; at most for more |
 | `certified`, `fast_ibp` at its end | at least |
-| `mtl_ibp`, `cc_ibp`, `exp_ibp`, `sabr`, `taps`, `staps`, `trades` | neither: estimates, with no guarantee |
+| `estimated`, `mtl_ibp`, `cc_ibp`, `exp_ibp`, `sabr`, `taps`, `staps`, `trades` | neither: estimates, with no guarantee |
 
 A `Schedule` is a loss that changes along the warm-up of `train.fit`.
 """
 
-from simulator.losses.basic import Loss, attacked, certified, exact, mix, standard
+from simulator.losses.basic import Loss, attacked, certified, estimated, exact, mix, standard
 from simulator.losses.latent import connected, latent_attacked, staps, taps
 from simulator.losses.mixtures import around_attack, cc_ibp, exp_ibp, log_cross_entropy, mtl_ibp, product, sabr, scaled
 from simulator.losses.schedule import Schedule, crown_ibp
@@ -30,6 +30,7 @@ __all__ = [
     "certified",
     "connected",
     "crown_ibp",
+    "estimated",
     "exact",
     "exp_ibp",
     "fast_ibp",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from simulator import attacks, bounds
 from simulator.networks import Network, contrast, cross_entropy, label, margins, others
@@ -94,6 +94,20 @@ def certified(method: str, beta: Float[Array, ""] | float = 1.0, merged: bool = 
 def weight_of(coefficient: Float[Array, ""] | float, like: Float[Array, "..."]) -> Float[Array, ""]:
     """A coefficient, perhaps traced, in the precision of the data."""
     return jnp.asarray(coefficient, like.dtype)
+
+
+def estimated(key: PRNGKeyArray, projections: int = 50) -> Loss:
+    """Cross-entropy of COAP margins estimated by random projections, as the papers trained on images.
+
+    The same projections serve every example and step.  An estimate, neither an upper nor a lower bound on the worst
+    loss; see `bounds.estimate`, whose errors it raises.
+    """
+
+    def loss(network, threat, x, y):
+        found = bounds.estimate(key, network, threat, x, label(y), projections)
+        return cross_entropy(found.margins[others(network, label(y))])
+
+    return loss
 
 
 def mix(first: Loss, second: Loss, weight: Float[Array, ""] | float) -> Loss:

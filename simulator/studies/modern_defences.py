@@ -84,13 +84,17 @@ _SMOKE: dict[str, Any] = {
 
 
 def grid(settings: ModernDefencesSettings) -> sweep.Grid:
-    """The axes of the study; a defence without a coefficient is run once."""
+    """The axes of the study; a defence without a coefficient is run once.
+
+    Perturbations along the signal are run on the linear data alone: on the spheres they leave no gap (`threat-shape`).
+    """
     plain = two_tasks.grid(settings, "shape")
     axes = {**plain.axes, "coefficient": settings.coefficient}
 
     def wanted(cell: sweep.Coords) -> bool:
         mixes = cell["defence"] in MIXTURES or cell["coefficient"] == settings.coefficient[0]
-        return mixes and (plain.wanted is None or plain.wanted(cell))
+        placed = cell["shape"] != "signal" or cell["task"] == "linear"
+        return mixes and placed and (plain.wanted is None or plain.wanted(cell))
 
     return sweep.Grid(axes, settings.trials, static=plain.static, wanted=wanted)
 
