@@ -9,7 +9,7 @@ or at lower bounds.
 | `standard`, `attacked` | at most |
 | `exact` | equal for two classes; at most for more |
 | `certified`, `fast_ibp` at its end | at least |
-| `estimated`, `mtl_ibp`, `cc_ibp`, `exp_ibp`, `sabr`, `taps`, `staps`, `trades` | neither: estimates, with no guarantee |
+| `estimated`, `mtl_ibp`, `cc_ibp`, `exp_ibp`, `sabr`, `taps`, `staps`, `trades` | neither: estimates, no guarantee |
 
 A `Schedule` is a loss that changes along the warm-up of `train.fit`.
 """
