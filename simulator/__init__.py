@@ -14,6 +14,7 @@ __all__ = [
     "catalogue",
     "cluster",
     "data",
+    "gap",
     "images",
     "losses",
     "metrics",

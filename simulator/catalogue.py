@@ -76,6 +76,14 @@ CATALOGUE = {
         "The more segments a threat has, the larger its radius or the smaller the margin, the more neurons are "
         "unstable along COAP's training.",
     ),
+    "gap-report": Entry(
+        "COAP's effective budget, the radius at which the worst loss equals COAP's at epsilon, is furthest above "
+        "epsilon before training, and training more than halves the excess, on every task and at every radius.",
+    ),
+    "attribution": Entry(
+        "Most of COAP's excess in robust error on the spheres is magnitude: adversarial training at COAP's effective "
+        "budget has at least half of the gap.",
+    ),
     "theory-directed": Entry(
         "The errors of robust maximum-margin classifiers under perturbations along the signal are those of the closed "
         "form, which has the standard error rise with the radius up to the margin.",

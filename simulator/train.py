@@ -48,6 +48,8 @@ class Recipe(eqx.Module):
     """Of SGD: v <- momentum v + gradient, step -learning_rate v.  Ignored by Adam."""
     warmup: Float[Array, ""] | float = eqx.field(converter=_leaf, default=0.0)
     """Epochs over which the training radius grows from 0 to the threat's."""
+    schedule: Float[Array, " epochs"] | None = None
+    """The training radius in every epoch as a share of the threat's, which may exceed 1; None: 1 throughout."""
     weight_decay: Float[Array, ""] | float | None = eqx.field(converter=_leaf, default=None)
     """Adds weight_decay * parameter to every gradient, biases included, as PyTorch's optimizers do; None: none."""
     epochs: int = eqx.field(static=True, default=100)
@@ -64,6 +66,10 @@ class Recipe(eqx.Module):
             raise ValueError(f"curriculum is {self.curriculum!r}, but the curricula are {', '.join(CURRICULA)}")
         if self.epochs < 1 or self.batch < 0:
             raise ValueError(f"epochs is {self.epochs} and batch is {self.batch}: give epochs >= 1 and batch >= 0")
+        if self.schedule is not None and self.schedule.shape[-1:] != (self.epochs,):
+            raise ValueError(
+                f"schedule has shape {self.schedule.shape}, but there are {self.epochs} epochs: give a share for each"
+            )
 
 
 class Fit(eqx.Module):
@@ -185,13 +191,14 @@ class _Steps(NamedTuple):
         return jax.lax.fori_loop(0, count + 1, epoch, (state, jnp.zeros((), self.examples.x.dtype)))
 
     def _share(self, epoch) -> Float[Array, ""]:
-        """Of the radius, in an epoch of the warm-up."""
+        """The radius of an epoch as a share of the threat's."""
         dtype = self.examples.x.dtype
         passed = jnp.minimum((epoch + 1).astype(dtype) / jnp.maximum(jnp.asarray(self.recipe.warmup, dtype), 1), 1)
-        return CURRICULA[self.recipe.curriculum](passed)
+        warm = CURRICULA[self.recipe.curriculum](passed)
+        return warm if self.recipe.schedule is None else warm * self.recipe.schedule.astype(dtype)[epoch]
 
     def _loss_at(self, share) -> Loss:
-        return self.loss.at(share) if isinstance(self.loss, Schedule) else self.loss
+        return self.loss.at(jnp.minimum(share, 1)) if isinstance(self.loss, Schedule) else self.loss
 
     def _advance(self, state, share, part):
         """One step at a share of the radius; also the loss before it."""

@@ -2,11 +2,19 @@
 
 import numpy as np
 import xarray as xr
+from scipy.special import stdtrit
 
 
 def over_trials(result: xr.Dataset, name: str) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """Mean over trials of the ok cells, its standard error (NaN for fewer than 2), and how many trials entered."""
     return _statistics(result[name].where(result["status"] == "ok"))
+
+
+def interval(result: xr.Dataset, name: str, level: float = 0.95) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """Mean over trials of the ok cells, half the width of its confidence interval by Student's t, and the count."""
+    mean, sem, count = over_trials(result, name)
+    quantile = stdtrit((count - 1).where(count > 1), (1 + level) / 2)
+    return mean, sem * quantile, count
 
 
 def paired_difference(result: xr.Dataset, name: str, **pairs: tuple) -> tuple[xr.DataArray, xr.DataArray]:
@@ -27,8 +35,10 @@ def _statistics(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray, xr.Da
     count = values.notnull().sum("trial")
     some = count.where(count > 0)
     mean = values.sum("trial") / some
-    spread = ((values - mean) ** 2).sum("trial") / (count - 1).where(count > 1)
-    return mean, np.sqrt(spread / some), count
+    # What is inf in one trial is inf on average, and its standard error no number.
+    with np.errstate(invalid="ignore"):
+        spread = ((values - mean) ** 2).sum("trial", skipna=True).where(np.isfinite(mean))
+    return mean, np.sqrt(spread / (count - 1).where(count > 1) / some), count
 
 
 def first_run(result: xr.Dataset, *names: str) -> xr.Dataset:

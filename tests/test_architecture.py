@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "losses": {"bounds", "attacks", "networks", "threats"},
     "metrics": {"bounds", "attacks", "networks", "threats", "data"},
     "train": {"data", "networks", "losses", "threats", "metrics"},
+    "gap": {"bounds", "attacks", "networks", "threats", "losses"},
     "span": {"data", "networks", "losses", "threats", "train"},
     "cascade": {"bounds", "attacks", "networks", "losses", "threats", "train"},
     "theory": {"data", "threats"},

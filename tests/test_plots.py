@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from simulator import plots, studies
-from simulator.studies import selection
+from simulator.studies import attribution, gap_report, selection
 
 DEFENCES = ("standard", "adversarial", "coap")
 EPOCHS = (0, 5, 10)
@@ -115,6 +115,25 @@ def deep_result(defences=DEFENCES, depths=(1, 2), epsilons=(0.3, 1.0), trials=3,
     return filled(axes | {"epsilon": epsilons, "trial": range(trials)}, {}, dict.fromkeys(names, ()), ok=ok)
 
 
+def gap_report_result(defences=DEFENCES, tasks=("spheres", "linear"), epsilons=(4.0, 5.0), trials=3, ok=0.8):
+    axes = {"task": tasks, "shape": ("ball", "signal"), "defence": defences, "n": (50,), "dim": (100,)}
+    variables = {f"{name}_history": ("epoch",) for name in gap_report._HISTORIES}
+    result = filled(axes | {"epsilon": epsilons, "trial": range(trials)}, {"epoch": EPOCHS}, variables, ok=ok)
+    # No attack knows the exact loss of a ball, and some budgets are beyond all radii.
+    result["loss_exact_history"].loc[{"shape": "ball"}] = np.nan
+    result["budget_coap_history"].loc[{"epoch": EPOCHS[1], "trial": 0}] = np.inf
+    return result
+
+
+def attribution_result(defences=DEFENCES, tasks=("spheres", "linear"), epsilons=(4.0, 5.0), trials=3, ok=0.8):
+    axes = {"task": tasks, "shape": ("ball", "signal"), "defence": defences, "n": (50,), "dim": (100,)}
+    variables = {"robust_error": (), "arm_robust_error": ("arm",)}
+    arms = list(attribution.ARMS)
+    result = filled(axes | {"epsilon": epsilons, "trial": range(trials)}, {"arm": arms}, variables, ok=ok)
+    result["arm_robust_error"].loc[{"shape": "signal", "arm": arms[1:]}] = np.nan
+    return result
+
+
 PREDICTED = ("alignment", "standard_error", "robust_error")
 THEORY = {f"{name}{suffix}": () for name in PREDICTED for suffix in ("", "_theory", "_limit")}
 
@@ -171,6 +190,8 @@ SMALL = {
     "optimisation": {"problems": ("spheres",)},
     "selection": {"tasks": ("linear",)},
     "deep": {"depths": (1, 2)},
+    "gap-report": {"tasks": ("linear",)},
+    "attribution": {"tasks": ("linear",)},
     "theory-directed": {},
     "share-along-signal": {"shares": (0.0, 1.0)},
     "theory-interpolation": {},
@@ -189,6 +210,8 @@ RESULTS = {
     "optimisation": optimisation_result,
     "selection": selection_result,
     "deep": deep_result,
+    "gap-report": gap_report_result,
+    "attribution": attribution_result,
     "theory-directed": maximum_margin_result,
     "share-along-signal": maximum_margin_result,
     "theory-interpolation": interpolation_result,
@@ -284,6 +307,36 @@ def test_predictions_are_lines_and_simulations_markers():
     np.testing.assert_allclose(drawn["-"], first["robust_error_theory"].mean("trial"))
     np.testing.assert_allclose(drawn[":"], first["robust_error_limit"].mean("trial"))
     np.testing.assert_allclose(axes.containers[0].lines[0].get_ydata(), first["robust_error"].mean("trial"))
+
+
+def test_the_gap_and_its_parts_are_drawn_with_their_intervals():
+    result = attribution_result(("adversarial", "coap"), tasks=("linear",), ok=1)
+    ball, signal = studies.STUDIES["attribution"].figure(result, ()).axes
+    here = attribution.parts(result).sel(task="linear", shape="ball", n=50, dim=100)
+    gap = (result["robust_error"].sel(defence="coap") - result["robust_error"].sel(defence="adversarial")).sel(
+        task="linear", shape="ball", n=50, dim=100
+    )
+    np.testing.assert_allclose(ball.containers[0].lines[0].get_ydata(), gap.mean("trial"))
+    # Two degrees of freedom.
+    (bars,) = ball.containers[0].lines[2]
+    half = np.diff(np.array(bars.get_segments())[:, :, 1])[:, 0] / 2
+    np.testing.assert_allclose(half, 4.302653 * gap.std("trial", ddof=1) / 3**0.5, rtol=1e-6)
+    np.testing.assert_allclose(ball.containers[2].lines[0].get_ydata(), here["direction"].mean("trial"))
+    assert len(ball.containers) == 5
+    assert [text.get_text() for text in ball.texts] == []
+    assert len(signal.containers) == 3
+    assert "not applicable: direction" in signal.texts[0].get_text()
+
+
+def test_budgets_are_drawn_in_units_of_epsilon_where_there_are_any():
+    result = gap_report_result(("coap",), tasks=("linear",), ok=1)
+    axes = studies.STUDIES["gap-report"].figure(result, ()).axes[1]
+    (drawn,) = (line for line in axes.lines if line.get_label() == plots.look("coap").label)
+    expected = (
+        result["budget_coap_history"].sel(task="linear", shape="ball", epsilon=5.0).mean("trial").values.ravel() / 5
+    )
+    np.testing.assert_allclose(drawn.get_ydata(), np.where(np.isfinite(expected), expected, np.nan))
+    assert np.isnan(drawn.get_ydata()[1])
 
 
 def test_defences_that_share_a_theory_share_its_line():

@@ -16,7 +16,7 @@ A `Schedule` is a loss that changes along the warm-up of `train.fit`.
 
 from simulator.losses.basic import Loss, attacked, certified, estimated, exact, mix, standard
 from simulator.losses.latent import connected, latent_attacked, staps, taps
-from simulator.losses.mixtures import around_attack, cc_ibp, exp_ibp, log_cross_entropy, mtl_ibp, product, sabr, scaled
+from simulator.losses.mixtures import around_attack, cc_ibp, exp_ibp, mtl_ibp, product, sabr, scaled
 from simulator.losses.schedule import Schedule, crown_ibp
 from simulator.losses.smoothness import kl_divergence, trades
 from simulator.losses.warmup import fast_ibp, imbalance, looseness
@@ -37,7 +37,6 @@ __all__ = [
     "imbalance",
     "kl_divergence",
     "latent_attacked",
-    "log_cross_entropy",
     "looseness",
     "mix",
     "mtl_ibp",

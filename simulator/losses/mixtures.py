@@ -6,7 +6,6 @@ estimates.  Coefficients are leaves and may be traced, so that one program sweep
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,7 +20,7 @@ from simulator.losses.basic import (
     mix,
     weight_of,
 )
-from simulator.networks import cross_entropy
+from simulator.networks import cross_entropy, log_cross_entropy
 from simulator.threats import Threat
 
 Coefficient = Float[Array, ""] | float
@@ -55,20 +54,6 @@ def mtl_ibp(attack: attacks.Method, coefficient: Coefficient, bound: str = "ibp"
         return mix(first, second, weight_of(coefficient, x))(network, threat, x, y)
 
     return loss
-
-
-_NEGLIGIBLE = -40.0
-"""Where exp(s) is below the rounding of 1 in double precision, so that log(1 + exp(s)) is exp(s)."""
-
-
-def log_cross_entropy(margins: Float[Array, " rivals"]) -> Float[Array, ""]:
-    """The logarithm of `networks.cross_entropy`, also where that underflows to 0.
-
-    With s = log(sum of exp(-m_k)) the loss is log(1 + exp(s)), of which the logarithm tends to s as s falls.
-    """
-    s = jax.nn.logsumexp(-margins)
-    tiny = s < _NEGLIGIBLE
-    return jnp.where(tiny, s, jnp.log(jax.nn.softplus(jnp.where(tiny, 0, s))))
 
 
 def exp_ibp(attack: attacks.Method, coefficient: Coefficient, bound: str = "ibp") -> Loss:

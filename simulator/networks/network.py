@@ -81,3 +81,11 @@ def margins(network: Network, x: Float[Array, " d"], label: Int[Array, ""]) -> F
 def cross_entropy(margins: Float[Array, " rivals"]) -> Float[Array, ""]:
     """log(1 + sum exp(-m)) of the margins against the other classes."""
     return jax.nn.logsumexp(jnp.concatenate([jnp.zeros(1, margins.dtype), -margins]))
+
+
+def log_cross_entropy(margins: Float[Array, " rivals"]) -> Float[Array, ""]:
+    """The logarithm of `cross_entropy`, finite for every finite margin: with t = log sum exp(-m) it is log softplus(t),
+    which for t far below 0, where that underflows, is t up to exp(t) / 2."""
+    t = jax.nn.logsumexp(-margins)
+    far = jnp.log(jnp.finfo(t.dtype).eps)
+    return jnp.where(t < far, t, jnp.log(jax.nn.softplus(jnp.maximum(t, far))))

@@ -2,9 +2,11 @@
 
 from simulator.plots.alignment import alignment
 from simulator.plots.asymptotics import asymptotics
+from simulator.plots.attribution import attribution
 from simulator.plots.dimension import dimension
 from simulator.plots.errors import errors
 from simulator.plots.fronts import fronts
+from simulator.plots.gap_report import gap_report
 from simulator.plots.one_neuron import one_neuron
 from simulator.plots.optimisation import optimisation
 from simulator.plots.picture import picture
@@ -19,10 +21,12 @@ __all__ = [
     "DEFENCES",
     "alignment",
     "asymptotics",
+    "attribution",
     "curve",
     "dimension",
     "errors",
     "fronts",
+    "gap_report",
     "look",
     "one_neuron",
     "optimisation",

@@ -5,7 +5,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from simulator.plots.style import curve, look, published, styled
+from simulator.plots.style import curve, look, nothing_to_draw, published, styled
 from simulator.trials import first_run, over_trials, paired_difference
 
 _PANELS = {
@@ -21,7 +21,7 @@ def alignment(result: xr.Dataset, published_curves=()) -> Figure:
     rows = {task: _radii(_task(result, task)) for task in result["task"].values}
     tasks = [task for task in rows if rows[task]]
     if not tasks:
-        return _nothing_to_draw()
+        return nothing_to_draw()
     with styled():
         figure = Figure(figsize=(15, 2.75 * sum(map(len, rows.values())) + 1.2), layout="constrained")
         blocks = figure.subfigures(len(tasks), 1, squeeze=False, height_ratios=[len(rows[task]) for task in tasks])[
@@ -41,13 +41,6 @@ def alignment(result: xr.Dataset, published_curves=()) -> Figure:
 def _task(result: xr.Dataset, task: str) -> xr.Dataset:
     """One task at the first n and dimension it was run at."""
     return first_run(result.sel(task=task), "n", "dim")
-
-
-def _nothing_to_draw() -> Figure:
-    with styled():
-        figure = Figure(figsize=(6, 1))
-        figure.text(0.5, 0.5, "no cell of this run is ok: nothing to draw", ha="center")
-    return figure
 
 
 def _radii(chosen: xr.Dataset) -> list[float]:

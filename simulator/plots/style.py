@@ -108,6 +108,14 @@ def published(axes: Axes, defence: str, values: dict) -> None:
     )
 
 
+def nothing_to_draw() -> Figure:
+    """What stands in place of a figure none of whose cells is ok."""
+    with styled():
+        figure = Figure(figsize=(6, 1))
+        figure.text(0.5, 0.5, "no cell of this run is ok: nothing to draw", ha="center")
+    return figure
+
+
 def _fix_layout(figure: Figure) -> None:
     """Solve the layout once and round it: the solver's last digit differs from run to run."""
     figure.draw_without_rendering()

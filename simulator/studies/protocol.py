@@ -106,25 +106,35 @@ def candidate(
     threat: Threat,
     rate: Float[Array, ""],
     measure: Callable | None = None,
+    schedule: Float[Array, " epochs"] | None = None,
 ) -> tuple[train.Fit, dict[str, Array]]:
     """Train with one learning rate; the fit, and its metrics under the quick attack on held-out data.
 
-    `measure` is what `train.fit` records along training.
+    `defence` is a name or a loss of one's own; `measure` is what `train.fit` records along training, `schedule` the
+    radius of every epoch as in `train.Recipe`.
     """
     batch_key, validation_key, test_key = keys
     held_out = test_key if settings.selection == "test" else validation_key
     signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
-    recipe = train.Recipe(rate, settings.momentum, epochs=settings.epochs, batch=settings.batch)
+    recipe = train.Recipe(rate, settings.momentum, schedule=schedule, epochs=settings.epochs, batch=settings.batch)
     fit = problem.fit(batch_key, threat, loss, recipe, signal=signal, measure=measure, every=settings.every)
     return fit, metrics.evaluate(held_out, fit.network, problem.task, threat, quick_attack, n=settings.test)
 
 
 def selected(
-    settings: Protocol, loss: Loss, keys: Keys, problem: span.Problem, threat: Threat, measure: Callable
+    settings: Protocol,
+    loss: Loss,
+    keys: Keys,
+    problem: span.Problem,
+    threat: Threat,
+    measure: Callable | None,
+    schedule: Float[Array, " epochs"] | None = None,
 ) -> tuple[train.Fit, Float[Array, ""]]:
     """Of the candidates at every learning rate the fit with the smallest robust error, and its rate."""
     rates = jnp.array(settings.learning_rates)
-    fits, scores = jax.lax.map(lambda rate: candidate(settings, loss, keys, problem, threat, rate, measure), rates)
+    fits, scores = jax.lax.map(
+        lambda rate: candidate(settings, loss, keys, problem, threat, rate, measure, schedule), rates
+    )
     chosen = metrics.select(scores["robust_error"], scores["standard_error"])
     return jax.tree.map(lambda leaf: leaf[chosen], fits), rates[chosen]
 
