@@ -216,7 +216,7 @@ def test_a_loss_that_no_radius_has_gives_inf(float64):
     nothing = networks.from_weights([(jnp.ones((2, 1)), jnp.full(2, 9.0)), (jnp.array([[1.0, -1.0]]), jnp.zeros(1))])
     found = budgets(nothing, threats.L2(2.0), jnp.ones(1), jnp.array(1))
     # The two neurons cancel, so every loss is log 2; interval bounds do not see it.
-    assert found == {"crown": 0, "coap": 0, "crown-ibp": 0, "ibp": np.inf}
+    assert found == {"alpha-crown": 0, "crown": 0, "coap": 0, "crown-ibp": 0, "ibp": np.inf}
 
 
 # ---- turned perturbations ----
@@ -293,17 +293,6 @@ def test_perturbations_point_where_the_bound_does_or_nowhere_along_the_signal(fl
             expected = metrics.cosine(signal, dual)[0] if pointing == attribution.DUAL else 0
             np.testing.assert_allclose(metrics.cosine(signal, delta)[0], expected, atol=1e-9)
             np.testing.assert_allclose(jnp.linalg.norm(delta), 0.7, rtol=1e-9)
-
-
-@pytest.mark.parametrize(("scale", "known"), [(1.0, True), (1e25, False)])
-def test_a_network_that_blew_up_is_not_measured(scale, known):
-    """In single precision an attack in the ball does not move on it, so that it would look robust."""
-    first = (jnp.eye(2), jnp.zeros(2))
-    network = networks.from_weights([first, (jnp.array([[0.0, 0.0], [scale, 0.0]]), jnp.array([scale, 0.0]))])
-    x, k = jnp.array([1.5, 0.0]), jnp.array(1)
-    found = quick_jit(lambda: protocol.training_attack(network, threats.L2(1.0), x, k))()
-    assert (float(found.margin) < 0) is known
-    assert bool(attribution.measurable(networks.margins(network, x, k)[0])) is known
 
 
 def trained(**recipe):

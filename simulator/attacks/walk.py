@@ -106,6 +106,9 @@ def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, sta
         return jax.value_and_grad(value, has_aux=True)(point.scale * point.parts[1])
 
     def uphill(gradient):
+        # Of a network that blew up the square of a gradient is no number, but its direction is one.
+        reach = jnp.max(jnp.abs(gradient))
+        gradient = gradient / jnp.where(reach > 0, reach, 1)
         parts = (gradient, gradient @ gram, zero, jnp.sum(along * gradient) if start is not None else zero)
         return Point(scale_to(radius, square_of(parts)), parts)
 

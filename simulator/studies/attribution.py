@@ -23,7 +23,7 @@ plane, or no vector of the bound) it stays as the attack found it.  The gap C - 
 
 A perturbation along the signal cannot be turned, so there D, B and W do not exist: their errors are nan, magnitude is
 M - A and the remainder C - M.  They are nan too where an effective budget is inf, since no radius is COAP's then, or
-where the arm diverged or blew up (`measurable`); a trial in which one of the arms is missing is left out of all parts.
+where the arm diverged; a trial in which one of the arms is missing is left out of all parts.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from simulator import bounds, gap, metrics, plots, span, sweep, trials
 from simulator.catalogue import CATALOGUE
@@ -136,23 +136,12 @@ def counterfactuals(
         schedule = jnp.where(scaled, shares, 1)
         fit, rate = protocol.selected(settings, loss, keys, problem, threat, None, schedule)
         found = protocol.evaluated(settings, keys[2], fit.network, problem, threat)
-        known = ~fit.diverged & (reached | ~scaled) & measurable(found["margin_clean"])
+        known = ~fit.diverged & (reached | ~scaled)
         kept = {f"arm_{name}": jnp.where(known, found[name], jnp.nan) for name in KEPT}
         return {**kept, "arm_learning_rate": rate, "arm_diverged": fit.diverged.astype(radius.dtype)}
 
     scaled, pointing = zip(*(ARMS[name] for name in arms), strict=True)
     return jax.lax.map(one, (jnp.array(scaled), jnp.array(pointing, jnp.int32)))
-
-
-def measurable(margin: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether a network with this mean margin is one that attacks can measure.
-
-    Training at a radius beyond the margin of the data can blow up to weights that are still numbers, but whose
-    gradients have a norm that is not: its square overflows, an attack in the ball stays where it is, and a robust error
-    of 0 means nothing.  Margins are about gradients times examples, of which this leaves ample room for the latter.
-    """
-    limits = jnp.finfo(margin.dtype)
-    return jnp.abs(margin) < limits.eps * jnp.sqrt(limits.max)
 
 
 def turned_loss(task: Task, bound: str, radius: Float[Array, ""], pointing: Int[Array, ""]) -> Loss:

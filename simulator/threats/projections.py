@@ -12,7 +12,9 @@ def norm(w: Float[Array, " d"]) -> Float[Array, ""]:
 
 
 def unit(w: Float[Array, " d"]) -> Float[Array, " d"]:
-    """w/|w|, and 0 at 0."""
+    """w/|w|, and 0 at 0; also where the square of w is too large or too small to be a number."""
+    reach = jax.lax.stop_gradient(jnp.max(jnp.abs(w), initial=0))
+    w = w / jnp.where(reach > 0, reach, 1)
     length = norm(w)
     return w / jnp.where(length > 0, length, 1)
 
