@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from simulator.plots.style import look, styled
 from simulator.trials import first_run, over_trials
 
+LEAST = 0.05
+"""The least width of an axis."""
 PANELS = {"robust_error": "robust error", "certified_error": "certified error"}
 
 
@@ -58,3 +60,7 @@ def _front(axes: Axes, row: xr.Dataset, variable: str) -> None:
             zorder=3,
         )
         axes.errorbar(x.values, y.values, y_sem.values, x_sem.values, ls="", color=style.color, alpha=0.5, linewidth=1)
+    # Differences that nobody would call one shall not fill a panel.
+    for limits, widen in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        middle, reach = sum(limits) / 2, max(limits[1] - limits[0], LEAST) / 2
+        widen(middle - reach, middle + reach)

@@ -129,7 +129,7 @@ def most_certified(place: xr.Dataset, defence: str) -> xr.Dataset:
     """A mixture at the coefficient at which it certifies most, by the mean over trials of that sample."""
     here = place.sel(defence=defence)
     mean, _, count = trials.over_trials(here, "certified_error")
-    return here.isel(coefficient=int(mean.where(count > 0, 2.0).argmin()))
+    return here.isel(coefficient=int(mean.where(count > 0, 2.0).argmin("coefficient")))
 
 
 def places(result: xr.Dataset) -> list[dict[str, Any]]:
