@@ -74,6 +74,7 @@ _PAPER: dict[str, Any] = {
 _SMOKE: dict[str, Any] = {
     **_DEFAULT,
     **two_tasks.SMOKE,
+    "task": ("spheres",),
     "defence": ("adversarial", "coap", "mtl-ibp"),
     "shape": ("ball", "box"),
     "coefficient": (0.1, 0.6),

@@ -69,6 +69,7 @@ _PAPER: dict[str, Any] = {
 _SMOKE: dict[str, Any] = {
     **_DEFAULT,
     **two_tasks.SMOKE,
+    "task": ("spheres",),
     "defence": (REFERENCE, "ibp", "coap", "crown-zero"),
     "width": 8,
     "spheres_epsilon": (1.0,),
