@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from simulator import store, studies, trials
-from simulator.studies import STUDIES, l2_budget, optimisation, protocol, selection
+from simulator.studies import STUDIES, attribution, l2_budget, modern_defences, optimisation, protocol, selection
 
 FIGURES = Path(__file__).parent.parent / "figures"
 GALLERIES = {"default": FIGURES, "paper": FIGURES / "paper"}
@@ -199,6 +199,30 @@ def moved(rule):
     return f"{float(abs(difference).max()):.2f}"
 
 
+def part_of_gap(name, **at):
+    """A part of the gap in the study `attribution`, as the README writes it."""
+    result = attribution.parts(store.read(store.archive_of(FIGURES / "data", "attribution")))
+    mean, sem, _ = trials.over_trials(trials.first_run(result.sel(at), "n", "dim"), name)
+    return written(mean, sem)
+
+
+def modern(defence, **at):
+    """The robust error of a mixture where it certifies most, minus adversarial training's."""
+    result = store.read(store.archive_of(FIGURES / "data", "modern-defences")).sel(at)
+    place = trials.first_run(result, "n", "dim")
+    first = place.isel(coefficient=0, drop=True)
+    mixed = modern_defences.most_certified(place, defence).drop_vars("coefficient")
+    both = xr.concat([mixed, first.sel(defence="adversarial")], "defence")
+    return written(*trials.paired_difference(both, "robust_error", defence=(defence, "adversarial")))
+
+
+def relaxed(bound):
+    """The robust error of training with a bound on the linear data at radius 5, minus adversarial training's."""
+    result = store.read(store.archive_of(FIGURES / "data", "relaxations")).sel(task="linear", epsilon=5.0)
+    place = trials.first_run(result, "n", "dim")
+    return written(*trials.paired_difference(place, "robust_error", defence=(bound, "adversarial")))
+
+
 def readme_numbers():
     """What the README says of the data, by the place where it says it."""
     dimension = store.read(store.archive_of(FIGURES / "data", "dimension"))
@@ -232,11 +256,20 @@ def readme_numbers():
         "linear_late": linear_late,
         "test_rule": moved(selection.PAPERS),
         "loss_rule": moved("training loss"),
+        **{f"signal {name}": part_of_gap(name, **ALONG) for name in ("gap", "magnitude", "remainder")},
+        **{f"spheres {name}": part_of_gap(name, **AROUND) for name in attribution.PARTS},
+        "mixture": modern("mtl-ibp", **AROUND),
+        "mixture_along": modern("mtl-ibp", **ALONG),
+        **{bound: relaxed(bound) for bound in ("coap", "crown", "crown-one")},
     }
 
 
+ALONG = {"task": "linear", "shape": "signal", "epsilon": 4.5}
+AROUND = {"task": "spheres", "shape": "ball", "epsilon": 1.0}
+
+
 def test_the_readme_says_what_the_data_say():
-    """Every number of its five answers, in their order."""
+    """Every number of its answers, in their order."""
     text = (FIGURES.parent / "README.md").read_text()
     answers = " ".join(text.partition("## What the data say")[2].partition("\n## ")[0].split())
     numbers = readme_numbers()
@@ -255,7 +288,9 @@ def test_the_readme_says_what_the_data_say():
     )
     order += ("linear_early", "linear_late", "early", "late", "least", "least_name", "most", "most_name")
     at = 0
-    for name in (*order, "test_rule", "loss_rule"):
+    order += ("test_rule", "loss_rule", "signal gap", "signal magnitude", "signal remainder", "spheres gap")
+    order += ("spheres magnitude", "spheres direction", "spheres remainder", "mixture", "mixture_along")
+    for name in (*order, "coap", "crown", "crown-one"):
         found = answers.find(numbers[name], at)
         assert found >= 0, f"{name} is {numbers[name]}"
         at = found + len(numbers[name])
