@@ -70,7 +70,7 @@ CATALOGUE = {
     ),
     "modern-defences": Entry(
         "Wherever COAP has a larger robust error than adversarial training, so have the modern mixtures of an attack "
-        "and a bound (SABR, CC-IBP, MTL-IBP, Exp-IBP) at the coefficient at which they certify most.",
+        "and a bound (SABR, CC-IBP, MTL-IBP, Exp-IBP) at the weight of the bound below 1 at which they certify most.",
     ),
     "unstable": Entry(
         "The more segments a threat has, the larger its radius or the smaller the margin, the more neurons are "
