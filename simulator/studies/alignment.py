@@ -197,7 +197,7 @@ RECIPE = (
     "0.9): from He's (mlp with init he, 3 trials, all else as here) adversarial training's is 0.29, 0.39, 0.44 at "
     "epochs 88, 160, 298 (published: 0.31, 0.36, 0.395) and COAP's 0.29, 0.36 at 75, 300 (0.25, 0.295); with momentum "
     "0.9 the robust error then falls as late as published (0.55, 0.54, 0.52, 0.28, 0.02). The thesis does not state "
-    "its initialisation; on linear data a smaller one than PyTorch's would fit (see l2-budget), so it cannot be inferred."
+    "its initialisation; on linear data a smaller one than PyTorch's would fit (see l2-budget), so it stays open."
 )
 """Recipes that were tried to explain where adversarial training's curves differ."""
 

@@ -117,8 +117,8 @@ OPTIMISED = (
 
 SCALED = (
     "A smaller initialisation would explain the smaller differences, too: the published value lies between ours and "
-    "that from initial weights and biases 0.3 times PyTorch's (5 trials of 2000 test examples under the training attack, "
-    "best rate, not kept): robust error of standard training at epsilon = 5 on linear data 0.670 and 0.632 (published "
+    "that from initial weights and biases 0.3 times PyTorch's (5 trials of 2000 test examples, training attack, best "
+    "rate, not kept): robust error of standard training at epsilon = 5 on linear data 0.670 and 0.632 (published "
     "0.659), of COAP at 3.5 0.0208 and 0.0188 (0.020), unstable neurons on the spheres at 0.2 0.476 and 0.492 (0.489)."
 )
 """Runs that were made to explain the rest."""
