@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from simulator import store, studies, sweep, trials
+from simulator import bounds, store, studies, sweep, trials
 from simulator.studies import STUDIES, defences
 
 THEORY = ("theory-directed", "theory-l2", "share-along-signal", "theory-interpolation", "one-neuron", "asymptotics")
@@ -57,7 +57,7 @@ def test_every_scale_has_a_grid(name, scale):
     assert any(grid.rows(block) for block in grid.blocks())
     cell = study.cell(settings)
     assert callable(cell) or isinstance(cell, sweep.Staged)
-    assert set(grid.axes.get("defence", ())) <= set(defences.DEFENCES)
+    assert set(grid.axes.get("defence", ())) <= {*defences.TABLE, *bounds.METHODS}
     assert not set(grid.coords) & set(grid.axes)
 
 

@@ -33,7 +33,7 @@ DEFENCES = {
     "crown-ibp": Look("CROWN-IBP", "#E69F00", "X", (0, (3, 1, 1, 1))),
     "ibp": Look("IBP", "#009E73", "^", (0, (5, 1, 1, 1, 1, 1))),
     "sabr": Look("SABR", "#56B4E9", "v", "-"),
-    "cc-ibp": Look("CC-IBP", "#CC79A7", "<", "-"),
+    "cc-ibp": Look("CC-IBP", "#8C510A", "<", "-"),
     "mtl-ibp": Look("MTL-IBP", "#882255", ">", "-"),
     "exp-ibp": Look("Exp-IBP", "#999933", "p", "-"),
 }
