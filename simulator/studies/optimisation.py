@@ -261,6 +261,4 @@ STUDY = Study(
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["optimisation"].core,
-    # 2: attacks move on networks that blew up, which looked robust.
-    numbers=2,
 )
