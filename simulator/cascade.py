@@ -25,7 +25,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from simulator import attacks, bounds, train
-from simulator.losses import Loss, Schedule, scaled
+from simulator.losses import Loss, Schedule
 from simulator.networks import Network, contrast, label, margins, others
 from simulator.threats import Threat
 
@@ -43,10 +43,6 @@ def _proven(network: Network, threat: Threat, x: Float[Array, " d"], k: Int[Arra
 def certifies(network: Network, threat: Threat, x: Float[Array, " d"]) -> Bool[Array, ""]:
     """Whether the network proves its own prediction, right or wrong, on all of x + B."""
     return _proven(network, threat, x, jnp.argmax(network(x)), CERTIFIERS)
-
-
-def _at(threat: Threat, x: Float[Array, " d"], signal: Float[Array, " d"] | None) -> Threat:
-    return threat if signal is None else threat.at(x, signal)
 
 
 def fit(
@@ -70,7 +66,7 @@ def fit(
     def stage(left, inputs):
         stage_key, network = inputs
         done = train.fit(stage_key, network, x, y, threat, loss, recipe, signal=signal, weight=left.astype(x.dtype))
-        certified = jax.vmap(lambda x, s: certifies(done.network, _at(threat, x, s), x))(x, signal)
+        certified = jax.vmap(lambda x, s: certifies(done.network, threat.at(x, s), x))(x, signal)
         return left & ~certified, (done, left)
 
     stages = jax.tree.leaves(networks)[0].shape[0]
@@ -120,7 +116,7 @@ def examine(
 
     def sure(network):
         predicted = jnp.argmax(network(x))
-        return _proven(network, scaled(threat, jnp.full((), 2, x.dtype)), x, predicted, ("ibp",))
+        return _proven(network, threat.scaled(jnp.full((), 2, x.dtype)), x, predicted, ("ibp",))
 
     final = _proven(jax.tree.map(lambda leaf: leaf[-1], networks), threat, x, k, CERTIFIERS)
     answers = jax.vmap(sure)(networks)
@@ -160,7 +156,7 @@ def evaluate(
         raise ValueError(f"{type(threat).__name__} is not symmetric: what a cascade certifies needs a symmetric threat")
 
     def one(x, y, s):
-        return examine(networks, _at(threat, x, s), x, label(y), attack)
+        return examine(networks, threat.at(x, s), x, label(y), attack)
 
     found = jax.vmap(one)(x, y, signal)
     return {name: jnp.mean(value.astype(x.dtype)) for name, value in found.items()}

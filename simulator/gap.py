@@ -106,11 +106,6 @@ def triangle_area(boxes: Sequence[Box], dtype) -> Float[Array, ""]:
     return jnp.mean(jnp.concatenate(areas))
 
 
-def at_radius(threat: Threat, radius: Float[Array, "*examples"]) -> Threat:
-    """The same kind of set at another radius; several of them if both are stacked."""
-    return eqx.tree_at(lambda t: t.radius, threat, radius)
-
-
 def least_radius(
     log_loss: Callable[[Float[Array, ""]], Float[Array, ""]],
     target: Float[Array, ""],
@@ -188,7 +183,7 @@ def mean_budgets(
         return log_mean(found)
 
     def at(radius):
-        everywhere = at_radius(threats, jnp.full(len(y), radius, x.dtype))
+        everywhere = threats.with_radius(jnp.full(len(y), radius, x.dtype))
         return mean(partial(realised, attack=strongest), everywhere)
 
     targets = jnp.stack([mean(partial(certified, method=name), threats) for name in methods])

@@ -15,7 +15,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from simulator.losses import Loss, Schedule, scaled
+from simulator.losses import Loss, Schedule
 from simulator.networks import Network, has_statistics, with_statistics
 from simulator.threats import Threat
 
@@ -203,7 +203,7 @@ class _Steps(NamedTuple):
     def _advance(self, state, share, part):
         """One step at a share of the radius; also the loss before it."""
         network, memory = state
-        mean_loss = partial(_mean_loss, self._loss_at(share), scaled(self.threat, share), examples=part)
+        mean_loss = partial(_mean_loss, self._loss_at(share), self.threat.scaled(share), examples=part)
         value, gradient = jax.value_and_grad(mean_loss)(network)
         updates, memory = self.optimizer.update(gradient, memory, network)
         if self.trainable is not None:
@@ -230,10 +230,11 @@ def fit(
 
     The key is consumed by the shuffling of minibatches alone.  `signal` holds each example's signal direction, which a
     threat tied to it needs (`jax.vmap(task.signal)(x, y)`); without it the threat is used as it is.  With `weight`, not
-    negative, the mean is sum(weight * loss) / sum(weight), of a minibatch its own.  `trainable` is a
-    pytree like `network` whose entries multiply every update (0 freezes a parameter).  `measure(network)` is recorded
-    every `every` epochs (default: only before and after training).  Raises `ValueError` if the batch exceeds n or
-    `every` does not divide the epochs.
+    negative, the mean is sum(weight * loss) / sum(weight), of a minibatch its own.  `trainable` is a pytree like
+    `network` whose entries multiply every update (0 freezes a parameter).  `measure(network)` is recorded every `every`
+    epochs (default: only before and after training).  Batch normalisations have the statistics of the clean examples of
+    a step, and in the end those of all.  Raises `ValueError` if the batch exceeds n or `every` does not divide the
+    epochs.
     """
     n = x.shape[0]
     if recipe.batch > n:

@@ -1,5 +1,8 @@
 """Statistics over trials: the one place where cells that are not ok are left out."""
 
+import itertools
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from scipy.special import stdtrit
@@ -48,6 +51,13 @@ def first_run(result: xr.Dataset, *names: str) -> xr.Dataset:
             others = [dim for dim in result["status"].dims if dim != name]
             result = result.isel({name: int((result["status"] != "not_run").any(others).values.argmax())})
     return result
+
+
+def places(result: xr.Dataset, *names: str) -> list[dict[str, Any]]:
+    """The combinations of values of some axes at which any cell was run, in the order of the axes named."""
+    run = (result["status"] != "not_run").any([dim for dim in result["status"].dims if dim not in names])
+    combinations = itertools.product(*(result[name].values for name in names))
+    return [at for values in combinations if bool(run.sel(at := dict(zip(names, values, strict=True))))]
 
 
 def least(result: xr.Dataset, along: str, score: str, tie_break: str) -> xr.DataArray:

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from test_sandwich import quick_jit, random_network
 
 from simulator import attacks, bounds, networks, threats, train
-from simulator.losses import attacked, certified
+from simulator.losses import around_attack, attacked, certified
 
 DIM = 7
 BALLS = {"l2": (threats.L2InBox, threats.L2), "linf": (threats.LInfInBox, threats.LInf)}
@@ -132,6 +132,19 @@ def test_training_places_the_box_at_every_example():
         fit = train.fit(jr.key(2), start, x, y, threat, loss, train.Recipe(0.5, epochs=5))
         assert not fit.diverged
         assert fit.history["loss"][-1] < fit.history["loss"][0]
+
+
+@every_ball
+def test_the_small_set_about_an_adversarial_point_stays_inside(name, float64):
+    network, x = random_network(np.random.default_rng(0), DIM, (12,), 1), jnp.asarray(example(4)[0])
+    seen = []
+    loss = around_attack(attacks.fgsm, 0.4, lambda network, threat, point, y: seen.append((threat, point)))
+    loss(network, BALLS[name][0](0.6, 0.0, 1.0).at(x), x, jnp.array(1))
+    ((threat, point),) = seen
+    assert np.linalg.norm(point - x) > 0.1
+    members = jax.vmap(threat.worst)(jr.normal(jr.key(0), (500, DIM)))
+    moved = np.asarray(point - x)[None] + np.asarray(members)
+    assert in_set(name, 0.6, np.asarray(x), moved, 1e-9)
 
 
 def test_a_box_without_an_example_is_refused():

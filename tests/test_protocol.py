@@ -10,9 +10,18 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from simulator import losses, metrics, networks, span, studies, theory, train
+from simulator import losses, metrics, networks, span, studies, theory, train, trials
 from simulator.data import ConcentricSpheres, LinearlySeparable
-from simulator.studies import optimisation, prediction, protocol, selection, spheres, threat_shape, unstable
+from simulator.studies import (
+    optimisation,
+    prediction,
+    protocol,
+    relaxations,
+    selection,
+    spheres,
+    threat_shape,
+    unstable,
+)
 from simulator.threats import L2, Orthogonal, Segments, SignalDirected
 
 DIM, WIDTH = 6, 9
@@ -216,3 +225,19 @@ def test_optimisation_changes_one_thing_at_a_time():
             assert coords["epsilon"] == optimisation.PROBLEMS[coords["problem"]].epsilon
             seen |= {(name, coords[name]) for name in changed}
     assert seen == {(name, value) for name in optimisation.FACTORS for value in getattr(settings, name)[1:]}
+
+
+def test_places_are_where_any_cell_was_run():
+    status = np.full((2, 3, 2), "not_run", dtype=object)
+    status[0, 1, 1], status[1, 2, 0] = "ok", "diverged"
+    result = xr.Dataset(
+        {"status": (("task", "epsilon", "trial"), status)}, {"task": ["a", "b"], "epsilon": [0.1, 0.2, 0.3]}
+    )
+    assert trials.places(result, "task", "epsilon") == [{"task": "a", "epsilon": 0.2}, {"task": "b", "epsilon": 0.3}]
+    assert trials.places(result, "task") == [{"task": "a"}, {"task": "b"}]
+
+
+def test_equal_values_share_a_rank():
+    values = np.random.default_rng(0).integers(0, 4, (20, 9)).astype(float)
+    for row in values:
+        np.testing.assert_array_equal(relaxations._ranks(row), stats.rankdata(row))

@@ -46,14 +46,15 @@ def fab(
     `starts` are the perturbations to start from, one run each, projected onto the threat first; by default x itself.
 
     Changed against the paper: the norm of a point is the gauge of B, which is computed from `project`; there is no box
-    of valid inputs; the last search is a bisection of full precision, and is repeated from the boundary it finds.
+    of valid inputs; the last search is a bisection of full precision, and is repeated from the boundary it finds.  Of a
+    set that is not radius * B but cut by the range of the data what is found is a member, the gauge a guide only.
 
     **Source:** Croce & Hein (2020), arXiv 1907.02044, algorithm 1 with its alpha_max = 0.1, eta = 1.05, beta = 0.9.
     """
     starts = jnp.zeros_like(x)[None] if starts is None else starts
 
     def on_piece(piece: Threat) -> MinimumNorm:
-        unit = scaled(piece, jnp.ones((), x.dtype))
+        unit = piece.with_radius(jnp.ones((), x.dtype))
         return _nearest(
             jax.lax.map(lambda start: _search(network, unit, x, label, steps, piece.project(start)), starts)
         )
@@ -67,11 +68,6 @@ def within(found: MinimumNorm, network: Network, threat: Threat, x: Float[Array,
     inside = found.radius <= jnp.asarray(threat.radius, x.dtype)
     stay = Attack(jnp.zeros_like(x), jnp.min(margins(network, x, label)))
     return either(inside, Attack(found.delta, found.margin), stay)
-
-
-def scaled(threat: Threat, radius: Float[Array, "..."]) -> Threat:
-    """The threat of the same shape with another radius."""
-    return eqx.tree_at(lambda one: one.radius, threat, radius)
 
 
 def _nearest(found: MinimumNorm) -> MinimumNorm:
@@ -97,7 +93,7 @@ def gauge(unit: Threat, delta: Float[Array, " d"]) -> Float[Array, ""]:
     def step(state):
         radius, rest, count = state
         radius = radius + (rest @ rest) / unit.support(rest)
-        return radius, delta - scaled(unit, radius).project(delta), count + 1
+        return radius, delta - unit.with_radius(radius).project(delta), count + 1
 
     radius, _, _ = jax.lax.while_loop(unfinished, step, (jnp.zeros_like(size), delta, jnp.zeros((), jnp.int32)))
     return size * radius
@@ -111,7 +107,7 @@ def _search(network: Network, unit: Threat, x, label, steps: int, start: Float[A
         delta, best = state
         ahead = _ahead(network, unit, x, label, delta)
         radius = gauge(unit, ahead)
-        member = scaled(unit, radius).project(ahead)
+        member = unit.with_radius(radius).project(ahead)
         margin = least(member)
         best = either((margin <= 0) & (radius < best.radius), MinimumNorm(radius, member, margin), best)
         return (jnp.where(margin <= 0, _BACKWARD, 1) * ahead, best), None
@@ -123,7 +119,7 @@ def _search(network: Network, unit: Threat, x, label, steps: int, start: Float[A
     def straighten(_, best):
         _, straight = _boundary(network, unit, x, label, best.delta)
         radius = _OVERSHOOT * straight.radius
-        member = scaled(unit, radius).project(_OVERSHOOT * straight.delta)
+        member = unit.with_radius(radius).project(_OVERSHOOT * straight.delta)
         margin = least(member)
         wrong = jnp.isfinite(best.radius) & (margin <= 0)
         other = _first_crossing(unit, either(wrong, MinimumNorm(radius, member, margin), best), least)
@@ -181,7 +177,7 @@ def _first_crossing(unit: Threat, best: MinimumNorm, least) -> MinimumNorm:
     def halve(_, state):
         right, wrong = state
         radius = (right + wrong.radius) / 2
-        delta = scaled(unit, radius).project(radius * direction)
+        delta = unit.with_radius(radius).project(radius * direction)
         margin = least(delta)
         middle = MinimumNorm(radius, delta, margin)
         return jnp.where(margin <= 0, right, radius), either(margin <= 0, middle, wrong)

@@ -92,7 +92,11 @@ def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, sta
     value = objective_of(objective, rest, z, label)
     origin = jnp.zeros_like(x) if start is None else start
     along = jnp.zeros_like(z) if start is None else affine.weight @ start
-    zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
+    zero, one, unit = jnp.zeros((), x.dtype), jnp.ones((), x.dtype), _unit_of_gradients(rest)
+
+    def in_units(image):
+        score, least = value(image)
+        return score * unit, (score, least)
 
     def scale_to(length, square):
         return jnp.where(square > 0, length * jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
@@ -103,12 +107,10 @@ def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, sta
         return jnp.sum(c * image) + s * product
 
     def ascend(point):
-        return jax.value_and_grad(value, has_aux=True)(point.scale * point.parts[1])
+        (_, found), gradient = jax.value_and_grad(in_units, has_aux=True)(point.scale * point.parts[1])
+        return found, gradient
 
     def uphill(gradient):
-        # Of a network that blew up the square of a gradient is no number, but its direction is one.
-        reach = jnp.max(jnp.abs(gradient))
-        gradient = gradient / jnp.where(reach > 0, reach, 1)
         parts = (gradient, gradient @ gram, zero, jnp.sum(along * gradient) if start is not None else zero)
         return Point(scale_to(radius, square_of(parts)), parts)
 
@@ -125,6 +127,16 @@ def _hidden_walk(network: Network, ball: L2, x, label, objective: Objective, sta
 
     parts = (jnp.zeros_like(z), along, zero if start is None else one, jnp.sum(origin * origin))
     return Walk(project(Point(one, parts)), ascend, uphill, project, attack)
+
+
+def _unit_of_gradients(network: Network) -> Float[Array, ""]:
+    """A factor that brings gradients to the order of 1, from the largest weights.
+
+    Only their direction counts, and of a network that blew up the square of a gradient is no number.
+    """
+    sizes = [jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(network) if leaf.ndim > 1]
+    size = jnp.prod(jnp.stack(sizes))
+    return 1 / jnp.where(size > 0, size, 1)
 
 
 def either(first: Array, one: Any, other: Any) -> Any:

@@ -50,10 +50,10 @@ def preactivations(network: Network, threat: Threat, x: Float[Array, " d"], meth
     Raises `ValueError` for an unknown method.
     """
     head, layers = split(network.layers)
-    return boxes_of(head, layers, threat, x, head(x), method_of(method))
+    return _boxes_of(head, layers, threat, x, head(x), method_of(method))
 
 
-def boxes_of(
+def _boxes_of(
     head: Head, layers: Layers, threat: Threat, x: Float[Array, " d"], z: Float[Array, " h"], method: Method
 ) -> list[Box]:
     """The box before every ReLU of the layers after a head, whose value at x is z."""
@@ -122,7 +122,7 @@ def lower(
         return _without_lines(network, threat, x, rows, row, merged)
     head, layers = split(network.layers)
     z = head(x)
-    steps = _steps_of_row(head, layers, boxes_of(head, layers, threat, x, z, row), threat, z, row)
+    steps = _steps_of_row(head, layers, _boxes_of(head, layers, threat, x, z, row), threat, z, row)
     return by_row(lambda one: resolve(head, threat, z, *backward(steps(one), one)), rows)
 
 
@@ -154,7 +154,7 @@ def margin(
     rows = contrast(network, label, jnp.arange(network.classes))
     head, layers = split(network.layers)
     z = head(x)
-    boxes = boxes_of(head, layers, threat, x, z, row)
+    boxes = _boxes_of(head, layers, threat, x, z, row)
     if row.final != "backward":
         bound = lower(network, threat, x, rows, method, merged)
         worst = _gradient_worst(network, threat, x, rows, method, merged)

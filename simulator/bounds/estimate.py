@@ -17,6 +17,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from simulator.bounds.backward import bounded, lower_of_rows
+from simulator.bounds.bound import unstable_share
 from simulator.bounds.box import Box, relu_lines
 from simulator.bounds.head import Head, split
 from simulator.networks import Layers, Network, ReLU, Residual, contrast
@@ -57,9 +58,7 @@ def estimate(
     boxes = _boxes(key, head, layers, threat, z, projections)
     steps = bounded(layers, iter(boxes), lambda box: relu_lines(box, "same"))
     rows = contrast(network, label, jnp.arange(network.classes))
-    unstable = [box.unstable for box in boxes]
-    share = jnp.mean(jnp.concatenate(unstable).astype(x.dtype)) if unstable else jnp.zeros((), x.dtype)
-    return Estimate(lower_of_rows(head, steps, threat, z, rows), share)
+    return Estimate(lower_of_rows(head, steps, threat, z, rows), unstable_share(boxes, x.dtype))
 
 
 def _boxes(

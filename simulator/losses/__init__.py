@@ -16,7 +16,7 @@ A `Schedule` is a loss that changes along the warm-up of `train.fit`.
 
 from simulator.losses.basic import Loss, attacked, certified, estimated, exact, mix, standard
 from simulator.losses.latent import connected, latent_attacked, staps, taps
-from simulator.losses.mixtures import around_attack, cc_ibp, exp_ibp, mtl_ibp, product, sabr, scaled
+from simulator.losses.mixtures import around_attack, cc_ibp, exp_ibp, mtl_ibp, product, sabr
 from simulator.losses.schedule import Schedule, crown_ibp
 from simulator.losses.smoothness import kl_divergence, trades
 from simulator.losses.warmup import fast_ibp, imbalance, looseness
@@ -42,7 +42,6 @@ __all__ = [
     "mtl_ibp",
     "product",
     "sabr",
-    "scaled",
     "standard",
     "staps",
     "taps",

@@ -5,7 +5,6 @@ that leads from the one to the other.  None is an upper bound on the worst loss 
 estimates.  Coefficients are leaves and may be traced, so that one program sweeps them.
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,7 +20,6 @@ from simulator.losses.basic import (
     weight_of,
 )
 from simulator.networks import cross_entropy, log_cross_entropy
-from simulator.threats import Threat
 
 Coefficient = Float[Array, ""] | float
 
@@ -83,25 +81,19 @@ def product(first: Loss, second: Loss) -> Loss:
     return loss
 
 
-def scaled(threat: Threat, share: Float[Array, ""]) -> Threat:
-    """The threat with `share` of its radius, share * B: every set here grows in proportion to its radius."""
-    radius = jnp.asarray(threat.radius)
-    return eqx.tree_at(lambda t: t.radius, threat, radius * share.astype(radius.dtype))
-
-
 def around_attack(attack: attacks.Method, share: Coefficient, loss: Loss) -> Loss:
     r"""`loss` over the small set share * B about a point the attack finds in x + (1 - share) * B.
 
     The small set stays inside x + B: a convex B has (1 - s) B + s B = B.  Of a union the small set is inside the convex
-    hull, which is all that bounds know of a union: (1 - s) B + s hull(B) is in hull(B).  The point is held fixed when
-    differentiating.  At share 0 this is the loss at the point of an attack with the full radius, at share 1 `loss`
-    itself.
+    hull, which is all that bounds know of a union: (1 - s) B + s hull(B) is in hull(B).  A set that is cut by the range
+    of the data is cut about the point, too.  The point is held fixed when differentiating.  At share 0 this is the loss
+    at the point of an attack with the full radius, at share 1 `loss` itself.
     """
 
     def small(network, threat, x, y):
         s = weight_of(share, x)
-        delta = found_by(attack)(network, scaled(threat, 1 - s), x, y)
-        return loss(network, scaled(threat, s), x + delta, y)
+        point = x + found_by(attack)(network, threat.scaled(1 - s), x, y)
+        return loss(network, threat.scaled(s).at(point), point, y)
 
     return small
 

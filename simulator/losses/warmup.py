@@ -1,7 +1,7 @@
 r"""FAST-IBP: interval training with regularisers that keep a short warm-up stable.
 
-Without batch normalisation, which is part of the method in the paper and left out here; its initialisation is
-`networks.mlp(init="ibp")`.
+Of the method in the paper the initialisation is `networks.mlp(init="ibp")`, and batch normalisation with clean
+statistics a layer of the network, `networks.batch_norm`.
 
 **Source:** Shi et al. (2021), "Fast certified robust training with short warmup".
 """

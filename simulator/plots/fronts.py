@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.style import look, styled
-from simulator.trials import first_run, over_trials
+from simulator.plots.style import look, nothing_to_draw, styled
+from simulator.trials import first_run, over_trials, places
 
 LEAST = 0.05
 """The least width of an axis."""
@@ -17,18 +17,13 @@ PANELS = {"robust_error": "robust error", "certified_error": "certified error"}
 
 def fronts(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
     """A row per task, shape and radius; a line per mixture over its coefficient, larger markers for larger ones."""
-    run = (result["status"] != "not_run").any(["defence", "n", "dim", "coefficient", "trial"])
-    places = [
-        {"task": task, "shape": shape, "epsilon": epsilon}
-        for task in result["task"].values
-        for shape in result["shape"].values
-        for epsilon in result["epsilon"].values
-        if bool(run.sel(task=task, shape=shape, epsilon=epsilon))
-    ]
+    where = places(result, "task", "shape", "epsilon")
+    if not where:
+        return nothing_to_draw()
     with styled():
-        figure = Figure(figsize=(4.2 * len(PANELS) + 0.6, 2.5 * len(places) + 1.0), layout="constrained")
-        grid = figure.subplots(len(places), len(PANELS), squeeze=False)
-        for line, place in zip(grid, places, strict=True):
+        figure = Figure(figsize=(4.2 * len(PANELS) + 0.6, 2.5 * len(where) + 1.0), layout="constrained")
+        grid = figure.subplots(len(where), len(PANELS), squeeze=False)
+        for line, place in zip(grid, where, strict=True):
             row = first_run(result.sel(place), "n", "dim")
             for axes, (variable, words) in zip(line, PANELS.items(), strict=True):
                 _front(axes, row, variable)

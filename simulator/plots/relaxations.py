@@ -7,34 +7,31 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.style import look, styled
-from simulator.trials import first_run, over_trials
+from simulator.plots.errors import REFERENCE
+from simulator.plots.style import look, nothing_to_draw, styled
+from simulator.trials import first_run, over_trials, places
 
 PANELS = {
     "standard_error": "standard error",
     "robust_error": "robust error",
     "certified_error": "certified error",
 }
-REFERENCE = "adversarial"
 
 
 def relaxations(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
     """A row per task and radius; errors of the network trained with each relaxation over the looseness of that
     relaxation on the networks of adversarial training, whose own errors are lines."""
-    places = [
-        (task, epsilon)
-        for task in result["task"].values
-        for epsilon in result["epsilon"].values
-        if (result["status"].sel(task=task, epsilon=epsilon) != "not_run").any()
-    ]
+    where = places(result, "task", "epsilon")
+    if not where:
+        return nothing_to_draw()
     with styled():
-        figure = Figure(figsize=(3.3 * len(PANELS) + 0.8, 2.6 * len(places) + 1.0), layout="constrained")
-        grid = figure.subplots(len(places), len(PANELS), squeeze=False, sharex=True)
-        for line, (task, epsilon) in zip(grid, places, strict=True):
-            row = first_run(result.sel(task=task, epsilon=epsilon), "n", "dim")
+        figure = Figure(figsize=(3.3 * len(PANELS) + 0.8, 2.6 * len(where) + 1.0), layout="constrained")
+        grid = figure.subplots(len(where), len(PANELS), squeeze=False, sharex=True)
+        for line, place in zip(grid, where, strict=True):
+            row = first_run(result.sel(place), "n", "dim")
             for axes, variable in zip(line, PANELS, strict=True):
                 _panel(axes, row, variable)
-            line[0].set_ylabel(f"{task}, ε = {epsilon:g}")
+            line[0].set_ylabel(f"{place['task']}, ε = {place['epsilon']:g}")
         for axes, title in zip(grid[0], PANELS.values(), strict=True):
             axes.set_title(title)
         for axes in grid[-1]:

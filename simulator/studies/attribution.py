@@ -101,7 +101,7 @@ def cell(settings: AttributionSettings) -> sweep.Cell:
 
 def budgets_of(
     settings: AttributionSettings, bound: str, key, problem: span.Problem, threat: Threat, rate: Float[Array, ""]
-) -> Float[Array, " epochs+1"]:
+) -> Float[Array, " records"]:
     """The effective budget of a certified training at the rate given, before training and after every epoch."""
     signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
     threats, most = jax.vmap(threat.at)(problem.x, signal), MOST * jnp.asarray(threat.radius)
@@ -154,7 +154,7 @@ def turned_loss(task: Task, bound: str, radius: Float[Array, ""], pointing: Int[
         still, here, point = jax.lax.stop_gradient((network, threat, x))
         found, signal = protocol.training_attack(still, here, point, label(y)).delta, task.signal(point, y)
         (rival,) = others(still, label(y))
-        dual = bounds.margin(still, gap.at_radius(here, radius), point, label(y), bound).worst[rival]
+        dual = bounds.margin(still, here.with_radius(radius), point, label(y), bound).worst[rival]
         cosine, defined = metrics.cosine(signal, dual)
         turned = gap.turned(found, signal, jnp.where(pointing == NONE, 0, cosine))
         delta = jnp.where((pointing == NONE) | ((pointing == DUAL) & defined), turned, found)

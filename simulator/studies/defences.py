@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from simulator import attacks, losses
 from simulator.losses import Loss, Schedule
@@ -25,13 +24,16 @@ class Defence:
     """Whether the defence is what it is by a warm-up of the radius (`Recipe.warmup`)."""
 
 
+MIXTURES = {"sabr": losses.sabr, "cc-ibp": losses.cc_ibp, "mtl-ibp": losses.mtl_ibp, "exp-ibp": losses.exp_ibp}
+"""(attack, coefficient) -> loss: at 0 adversarial training, at 1 interval bounds."""
+
+
 def _certified(method: str) -> Callable[[attacks.Method], Loss]:
     return lambda attack: losses.certified(method)
 
 
-def _cifar(loss: Callable, coefficient: float) -> Callable[[attacks.Method], Loss]:
-    """A mixture with the coefficient its paper uses for CIFAR-10 at 8/255."""
-    return partial(loss, coefficient=coefficient)
+def _mixture(name: str, coefficient: float) -> Callable[[attacks.Method], Loss]:
+    return lambda attack: MIXTURES[name](attack, coefficient)
 
 
 TABLE = {
@@ -41,17 +43,20 @@ TABLE = {
     "crown-ibp": Defence(_certified("crown-ibp"), "Zhang et al. (2020), with beta = 1 throughout"),
     "ibp": Defence(_certified("ibp"), "Gowal et al. (2018), without the standard loss in the mixture"),
     "trades": Defence(lambda attack: losses.trades(6.0), "Zhang et al. (2019), 1/lambda = 6"),
-    "cc-ibp": Defence(_cifar(losses.cc_ibp, 0.5), "De Palma et al. (2024), CIFAR-10 at 8/255"),
-    "mtl-ibp": Defence(_cifar(losses.mtl_ibp, 0.5), "De Palma et al. (2024), CIFAR-10 at 8/255"),
-    "exp-ibp": Defence(_cifar(losses.exp_ibp, 0.5), "De Palma et al. (2024), CIFAR-10 at 8/255"),
-    "sabr": Defence(lambda attack: losses.sabr(attack, 0.7), "Mueller et al. (2023), CIFAR-10 at 8/255"),
+    "cc-ibp": Defence(_mixture("cc-ibp", 0.5), "De Palma et al. (2024), CIFAR-10 at 8/255"),
+    "mtl-ibp": Defence(_mixture("mtl-ibp", 0.5), "De Palma et al. (2024), CIFAR-10 at 8/255"),
+    "exp-ibp": Defence(_mixture("exp-ibp", 0.5), "De Palma et al. (2024), CIFAR-10 at 8/255"),
+    "sabr": Defence(_mixture("sabr", 0.7), "Mueller et al. (2023), CIFAR-10 at 8/255"),
     "taps": Defence(lambda attack: losses.taps(), "Mao et al. (2023), with one ReLU behind the box"),
     "staps": Defence(lambda attack: losses.staps(attack, 0.7), "Mao et al. (2023), share as for sabr"),
     "crown-ibp-annealed": Defence(
         lambda attack: losses.crown_ibp(), "Zhang et al. (2020), beta from 1 to 0", warmup=True
     ),
     "fast-ibp": Defence(
-        lambda attack: losses.fast_ibp(), "Shi et al. (2021), without batch normalisation", init="ibp", warmup=True
+        lambda attack: losses.fast_ibp(),
+        "Shi et al. (2021), but for the network",
+        init="ibp",
+        warmup=True,
     ),
 }
 """All defences by name; the first are `DEFENCES`.  Coefficients of image experiments are a start, not a choice."""

@@ -1,16 +1,16 @@
 """Mixtures of an attack and a bound, over their coefficient: whether the conclusion of 2022 survives them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.random as jr
 import xarray as xr
 
-from simulator import losses, plots, span, sweep, trials
+from simulator import plots, span, sweep, trials
 from simulator.catalogue import CATALOGUE
-from simulator.losses import Loss
 from simulator.studies import protocol, two_tasks
+from simulator.studies.defences import MIXTURES
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
 from simulator.studies.study import Study, Verdict
@@ -18,13 +18,6 @@ from simulator.studies.two_tasks import THESIS, TwoTasksSettings
 from simulator.threats import L2, LInf, SignalDirected, Threat
 
 SHAPES = ("ball", "box", "signal")
-MIXTURES: dict[str, Callable[[jax.Array], Loss]] = {
-    "sabr": lambda coefficient: losses.sabr(protocol.training_attack, coefficient),
-    "cc-ibp": lambda coefficient: losses.cc_ibp(protocol.training_attack, coefficient),
-    "mtl-ibp": lambda coefficient: losses.mtl_ibp(protocol.training_attack, coefficient),
-    "exp-ibp": lambda coefficient: losses.exp_ibp(protocol.training_attack, coefficient),
-}
-"""Coefficient -> loss; 0 is adversarial training, 1 interval bounds (of `sabr`, about the middle of the set)."""
 ENDS = ("adversarial", "coap", "ibp")
 """What mixtures are compared with; they have no coefficient."""
 
@@ -109,7 +102,7 @@ def cell(settings: ModernDefencesSettings) -> sweep.Cell:
     """Train one network, in the span of what a trial draws where the threat allows it, and measure it."""
 
     def prepare(coords, key):
-        data_key, init_key, _ = jax.random.split(key, 3)
+        data_key, init_key, _ = jr.split(key, 3)
         widths = (settings.width,)
         if coords["shape"] != "box":
             return two_tasks.draw(settings, coords, data_key, init_key, widths)
@@ -117,11 +110,12 @@ def cell(settings: ModernDefencesSettings) -> sweep.Cell:
         return two_tasks.drawn(settings, coords, data_key, init_key, widths)
 
     def run(coords, key, problem: span.Problem):
-        defence = coords["defence"]
-        mixes = defence in MIXTURES
-        loss = MIXTURES[defence](coords["coefficient"]) if mixes else protocol.training_loss(defence)
+        if coords["defence"] in MIXTURES:
+            loss = MIXTURES[coords["defence"]](protocol.training_attack, coords["coefficient"])
+        else:
+            loss = protocol.training_loss(coords["defence"])
         threat = threat_of(coords["shape"], coords["epsilon"], coords["dim"])
-        return protocol.outcome(settings, loss, jax.random.split(key, 3)[2], problem, threat)
+        return protocol.outcome(settings, loss, jr.split(key, 3)[2], problem, threat)
 
     return sweep.Staged(prepare, run)
 
@@ -133,18 +127,6 @@ def most_certified(place: xr.Dataset, defence: str) -> xr.Dataset:
     return here.isel(coefficient=int(mean.where(count > 0, 2.0).argmin("coefficient")))
 
 
-def places(result: xr.Dataset) -> list[dict[str, Any]]:
-    """Every task, shape and radius that adversarial training was run at."""
-    run = (result["status"].sel(defence="adversarial") != "not_run").any(["trial", "n", "dim", "coefficient"])
-    return [
-        {"task": str(task), "shape": str(shape), "epsilon": float(epsilon)}
-        for task in result["task"].values
-        for shape in result["shape"].values
-        for epsilon in result["epsilon"].values
-        if bool(run.sel(task=task, shape=shape, epsilon=epsilon))
-    ]
-
-
 def verdict(result: xr.Dataset) -> Verdict:
     """Whether, where COAP has a larger robust error than adversarial training, every mixture that was run has too, at
     the coefficient below 1 at which it certifies most: each by more than 2 paired standard errors."""
@@ -154,7 +136,7 @@ def verdict(result: xr.Dataset) -> Verdict:
         needed = f"needs one of {', '.join(MIXTURES)} at a coefficient below 1; run it to test the claim"
         return missing or Verdict(False, needed)
     held, parts = [], []
-    for where in places(result):
+    for where in trials.places(result, "task", "shape", "epsilon"):
         place = trials.first_run(result.sel(where), "n", "dim")
         first = place.isel(coefficient=0, drop=True)
         gap, sem = (float(one) for one in trials.paired_difference(first, "robust_error", **PAIR))
@@ -193,6 +175,7 @@ STUDY = Study(
     verdict=verdict,
     notes=lambda settings: {
         **protocol.notes(settings, L2(1.0)),
+        "attack": f"exact along the signal; elsewhere {protocol.notes(settings, L2(1.0))['attack']}",
         "trained_in": "the span of each trial's data and initial weights; under boxes the coordinates of the data",
         "coefficient": "of the verdict: that below 1 with the smallest certified error on the test sample, by mixture",
     },

@@ -6,7 +6,6 @@ defence solves the same problem.  Beside a network with hidden neurons it is a r
 
 import json
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
@@ -63,7 +62,7 @@ def errors(
 
 def beside(margin: Float[Array, ""], task: Task, threat: Threat, defence: str) -> dict[str, Float[Array, ""]]:
     """`errors` under the threat, of what a defence trains on: standard training on none."""
-    ignored = eqx.tree_at(lambda t: t.radius, threat, jnp.zeros_like(threat.radius))
+    ignored = threat.with_radius(jnp.zeros_like(threat.radius))
     return errors(margin, task, ignored if defence == "standard" else threat, threat)
 
 

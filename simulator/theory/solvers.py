@@ -22,7 +22,6 @@ where the threat is the same in every orthonormal basis.
 import enum
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -109,7 +108,7 @@ class _Place(NamedTuple):
 
 def _residual(threat: Threat, u: Float[Array, " d"], scale: Float[Array, ""]) -> Float[Array, " d"]:
     """u - P(u), P the projection onto the hull of `scale` times the threat."""
-    return u - eqx.tree_at(lambda t: t.radius, threat, scale * threat.radius).nearest(u)
+    return u - threat.with_radius(scale * threat.radius).nearest(u)
 
 
 def _place(points, threat, a, scale) -> _Place:

@@ -58,6 +58,15 @@ class Threat(eqx.Module):
         """The set at one example; the same everywhere unless it is tied to the example or its signal direction."""
         return self
 
+    def with_radius(self, radius: Float[Array, "..."]) -> "Threat":
+        """The same kind of set at another radius; several of them if both are stacked."""
+        return eqx.tree_at(lambda threat: threat.radius, self, radius)
+
+    def scaled(self, share: Float[Array, ""]) -> "Threat":
+        """The same kind of set at a share of the radius: share * B, unless the set is cut by the range of the data."""
+        radius = jnp.asarray(self.radius)
+        return self.with_radius(radius * share.astype(radius.dtype))
+
     def axes(self, dim: int) -> Float[Array, "k dim"]:
         """Directions that fix the set: every rotation that leaves them in place leaves the set as it is.
 

@@ -125,6 +125,7 @@ def _climb(bound: Any, node: Node, scale: Array, steps: Array) -> Node:
     """The best alpha and beta of `steps` that Adam, projected, meets; beta moves in units of `scale`.
 
     Its rate falls from 0.2 to a fiftieth of that, since the bound has kinks at which a fixed one would oscillate.
+    Written out, since that of optax needs the dtypes of steps and numbers promoted implicitly.
     """
     width, dtype = scale.shape[0], scale.dtype
 

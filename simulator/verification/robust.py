@@ -119,9 +119,8 @@ def robust_error(
 def _placed(threat: Threat | Sequence[Threat], xs: np.ndarray, signals: Any) -> list[Threat]:
     if not isinstance(threat, Threat):
         return list(threat)
-    if signals is None:
-        return [threat] * len(xs)
-    return [threat.at(x, signal) for x, signal in zip(jnp.asarray(xs), jnp.asarray(signals), strict=True)]
+    directions = [None] * len(xs) if signals is None else jnp.asarray(signals)
+    return [threat.at(x, signal) for x, signal in zip(jnp.asarray(xs), directions, strict=True)]
 
 
 def _screened(
