@@ -261,4 +261,6 @@ STUDY = Study(
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["optimisation"].core,
+    # 2: attacks on networks that blew up no longer stand still.
+    numbers=2,
 )
