@@ -84,6 +84,20 @@ CATALOGUE = {
         "Most of COAP's excess in robust error on the spheres is magnitude: adversarial training at COAP's effective "
         "budget has at least half of the gap.",
     ),
+    **{
+        f"images-{name}": Entry(
+            f"On {words} every certified defence has at the largest radius a larger robust error and a larger accuracy "
+            "discrepancy than adversarial training."
+        )
+        for name, words in {
+            "digits": "handwritten digits of 8 x 8 pixels",
+            "planted": "images of noise with a planted pattern",
+            "mnist": "MNIST",
+            "fashion": "Fashion-MNIST",
+            "cifar10": "CIFAR-10",
+            "tiny-imagenet": "Tiny ImageNet",
+        }.items()
+    },
     "theory-directed": Entry(
         "The errors of robust maximum-margin classifiers under perturbations along the signal are those of the closed "
         "form, which has the standard error rise with the radius up to the margin.",

@@ -199,7 +199,7 @@ def test_interrupted_run_says_how_to_go_on(simulator, folder, monkeypatch, times
     assert re.search(
         r"^simulator: (stopped with \d of 4 chunks|interrupted)[^\n]+the same command continues", said, re.M
     )
-    assert "stopping after the current chunk" in said
+    assert "stopping as soon as the current work is saved" in said
     monkeypatch.setattr(store, "save_chunk", save_chunk)
     assert simulator("run mine.py:STUDY")[0] == 0
     assert (store.read(folder / "results" / "toy.zarr")["status"] == "ok").all()

@@ -300,7 +300,7 @@ def test_a_run_that_is_stopped_says_what_is_saved(tmp_path, result, interruptibl
     with pytest.raises(studies.Stopped, match=r"stopped with \d of 9 chunks done and saved in .*toy\.zarr") as stopped:
         run(tmp_path, report=studies.Report(say=said.append, tick=stop_soon))
     assert "stopped with 4 of 9" in str(stopped.value)
-    assert said[-1].startswith("stopping after the current chunk")
+    assert said[-1].startswith("stopping as soon as the current work is saved")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert_same(store.read(run(tmp_path)), result)
 

@@ -30,7 +30,7 @@ def stop_on_interrupt(report: Report) -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        report.say("stopping after the current chunk; interrupt again to stop at once and lose that chunk")
+        report.say("stopping as soon as the current work is saved; interrupt again to stop at once and lose it")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -26,6 +26,8 @@ MOST_LOADED = 16
 TIMED_ROWS = 20
 """A program is timed before a run only if it has this many rows: running one of them is then a small expense."""
 
+Programs = sweep.Program | sweep.HostedProgram
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -37,7 +39,7 @@ class Plan:
     layout: sweep.Layout
     chunks: list[sweep.Chunk]
     """Chunks still to be run."""
-    programs: list[sweep.Program]
+    programs: list[Programs]
     """One for every block of `chunks`, of which the first `MOST_LOADED` are loaded; none if others will run them."""
     outputs: Mapping[str, jax.ShapeDtypeStruct]
     """Variables of a cell; none if no chunk is left."""
@@ -61,13 +63,13 @@ class Plan:
         """Memory of the largest program."""
         return max((program.peak_bytes for program in self.programs), default=0)
 
-    def program_of(self, chunk: sweep.Chunk) -> sweep.Program:
+    def program_of(self, chunk: sweep.Chunk) -> Programs:
         """The program that runs a chunk.
 
         Chunks come block by block: if it is not loaded, those before it are done with, and it is loaded with the next.
         """
         at = next(at for at, program in enumerate(self.programs) if program.block == chunk.block)
-        if self.programs[at].run is None:
+        if not self.programs[at].loaded:
             self.programs[:] = [program.unloaded() for program in self.programs]
             following = self.programs[at : at + MOST_LOADED]
             loaded = _compile(self.grid, self.cell, [(program.block, program.rows) for program in following])
@@ -146,7 +148,7 @@ def plan(
     not fit in memory otherwise.  Raises `GridError` if the run cannot fit in memory whatever the chunks.
     """
     grid, cell = grid_of(study, settings), study.cell(settings)
-    most = None
+    most = _most_rows(cell)
     while True:
         cut = grid.layout(sweep.devices(), most) if layout is None else layout
         chunks = [chunk for chunk in grid.chunks(cut) if not saved(chunk)]
@@ -172,13 +174,18 @@ def outline(
 ) -> Plan:
     """The same without compiling: for workers of `devices` devices each that will do so themselves."""
     grid, cell = grid_of(study, settings), study.cell(settings)
-    cut = grid.layout(devices) if layout is None else layout
+    cut = grid.layout(devices, _most_rows(cell)) if layout is None else layout
     chunks = [chunk for chunk in grid.chunks(cut) if not saved(chunk)]
     outputs = sweep.outputs_of(grid, cell, chunks[0].block) if chunks else {}
     return Plan(settings, grid, cell, cut, chunks, [], outputs)
 
 
-def _refuse_other_outputs(program: sweep.Program, first: sweep.Program) -> None:
+def _most_rows(cell: sweep.Cell) -> int | None:
+    """Rows of a chunk at most; a hosted cell is a chunk of its own, so that it is kept as soon as it is done."""
+    return 1 if isinstance(cell, sweep.Hosted) else None
+
+
+def _refuse_other_outputs(program: Programs, first: Programs) -> None:
     if program.outputs != first.outputs:
         here, there = (", ".join(f"{name} {leaf.shape}" for name, leaf in p.outputs.items()) for p in (program, first))
         raise sweep.GridError(
@@ -187,7 +194,7 @@ def _refuse_other_outputs(program: sweep.Program, first: sweep.Program) -> None:
         )
 
 
-def _fewer_rows(programs: list[sweep.Program]) -> int | None:
+def _fewer_rows(programs: list[Programs]) -> int | None:
     """How many rows a chunk may have for every program to fit in memory; None if they fit, or nothing helps."""
     largest = max(programs, key=lambda program: program.peak_bytes, default=None)
     if largest is None or largest.peak_bytes <= memory_limit() or largest.rows <= sweep.devices():
@@ -197,7 +204,7 @@ def _fewer_rows(programs: list[sweep.Program]) -> int | None:
 
 def _compile(
     grid: sweep.Grid, cell: sweep.Cell, blocks: list[tuple[sweep.Coords, int]], report: Report = SILENT
-) -> list[sweep.Program]:
+) -> list[Programs]:
     """The programs of some blocks, each for calls of so many rows; only the first `MOST_LOADED` stay loaded."""
     double = jnp.result_type(float) == jnp.float64
     report.start("compiling", len(blocks))
@@ -206,7 +213,7 @@ def _compile(
         at, (block, rows) = of
         # The precision is a setting of each thread.
         with jax.enable_x64(double):
-            program = sweep.compile_block(grid, cell, block, rows)
+            program = sweep.program_of(grid, cell, block, rows)
         report.tick(1)
         return program if at < MOST_LOADED else program.unloaded()
 
@@ -227,7 +234,12 @@ def describe(planned: Plan, report: Report, timed_rows: int = TIMED_ROWS) -> str
     lines.append(f"programs   {len(planned.programs)}, compiled in {compiled:.0f} s")
     lines.append(f"memory     {readable(planned.peak_bytes)} at the peak of a program, {kept} of results")
     counted = list(zip(planned.programs, planned.rows_by_program(), strict=True))
-    timed = [(program, count) for program, count in counted if count >= timed_rows and program.run is not None]
+    # A hosted cell takes as long as all of its training: it tells of its progress itself.
+    timed = [
+        (program, count)
+        for program, count in counted
+        if count >= timed_rows and isinstance(program, sweep.Program) and program.loaded
+    ]
     report.start("timing the first rows of each program", len(timed))
     seconds = 0.0
     for program, count in timed:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.random as jr
 
 from simulator import cluster, sweep
-from simulator.studies.plan import Plan, cores
+from simulator.studies.plan import Plan, Programs, cores
 from simulator.studies.registry import find
 from simulator.studies.saving import save_chunk, save_outcome
 from simulator.studies.settings import override
@@ -35,12 +35,12 @@ class Job:
 
 
 @lru_cache(maxsize=16)
-def _program(job: Job, block: int) -> sweep.Program:
+def _program(job: Job, block: int) -> Programs:
     """The program of a block, compiled once per worker."""
     study = find(job.study)
     settings = override(study.scales["default"], json.loads(job.settings))
     grid = study.grid(settings)
-    return sweep.compile_block(grid, study.cell(settings), grid.blocks()[block], job.layout.rows[block])
+    return sweep.program_of(grid, study.cell(settings), grid.blocks()[block], job.layout.rows[block])
 
 
 @dataclass(frozen=True)

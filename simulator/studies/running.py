@@ -1,6 +1,7 @@
 """Running a study: fill a store chunk by chunk, here or on a cluster, and tell what came out."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from simulator.studies.interrupt import Stopped, background, stop_on_interrupt
 from simulator.studies.plan import Plan
 from simulator.studies.remote import Workers
 from simulator.studies.report import SILENT, Report
-from simulator.studies.saving import save_chunk
+from simulator.studies.saving import models_of, save_chunk
 from simulator.studies.settings import MOST, Settings, SettingsError
 from simulator.studies.study import Study
 
@@ -62,6 +63,7 @@ def run(
     planned = _plan(study, settings, report, on) if state == "absent" else None
     with store.writing(path):
         if planned is not None:
+            shutil.rmtree(models_of(path), ignore_errors=True)
             _create(planned, path, attributes, _fixed(study, settings, grid, seed), overwrite)
         else:
             planned = _continue(study, settings, grid, seed, path, attributes, report, on)
@@ -171,21 +173,31 @@ def _fill(planned: Plan, path: Path, seed: int, name: str, report: Report, on: W
     for line in planning.describe(planned, report).splitlines():
         report.say(line)
     report.start(name, planned.cells)
+    number = 0
     with stop_on_interrupt(report) as stop:
-        done = _chunks_here(planned, path, seed) if on is None else on.chunks(planned, path, seed)
-        for number, cells in enumerate(done, start=1):
-            report.tick(cells)
-            if stop.is_set() and number < len(planned.chunks):
-                report.stop()
-                raise Stopped(f"stopped with {number} of {len(planned.chunks)} chunks done and saved in {path}")
+        if on is None:
+            done = _chunks_here(planned, path, seed, report.say, stop.is_set)
+        else:
+            done = on.chunks(planned, path, seed)
+        try:
+            for number, cells in enumerate(done, start=1):
+                report.tick(cells)
+                if stop.is_set() and number < len(planned.chunks):
+                    raise sweep.Stopping
+        except sweep.Stopping as asked:
+            report.stop()
+            also = f"; {asked}" if str(asked) else ""
+            raise Stopped(
+                f"stopped with {number} of {len(planned.chunks)} chunks done and saved in {path}{also}"
+            ) from asked
     report.stop()
 
 
-def _chunks_here(planned: Plan, path: Path, seed: int):
+def _chunks_here(planned: Plan, path: Path, seed: int, say: Callable[[str], None], stopping: Callable[[], bool]):
     """Run the chunks in this process; yields the number of cells of each."""
     with background() as do:
         for chunk in planned.chunks:
-            yield do(partial(save_chunk, planned.program_of(chunk), jr.key(seed), chunk, path))
+            yield do(partial(save_chunk, planned.program_of(chunk), jr.key(seed), chunk, path, say, stopping))
 
 
 def _conclude(study: Study, grid: sweep.Grid, path: Path, report: Report) -> None:

@@ -1,17 +1,36 @@
 """From a chunk to the store."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from simulator import store, sweep
+from simulator.studies.plan import Programs
 
 
-def save_chunk(program: sweep.Program, key: PRNGKeyArray, chunk: sweep.Chunk, path: Path) -> int:
-    """Run a chunk and write it to the store; returns how many cells that were."""
+def models_of(path: Path) -> Path:
+    """The folder beside a store that holds what its hosted cells keep: checkpoints and trained networks."""
+    return path.with_suffix(".models")
+
+
+def save_chunk(
+    program: Programs,
+    key: PRNGKeyArray,
+    chunk: sweep.Chunk,
+    path: Path,
+    say: Callable[[str], None] = lambda sentence: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run a chunk and write it to the store; returns how many cells that were.
+
+    A hosted cell has a folder of its own beside the store, `say` and `stopping` (see `sweep.Surroundings`).
+    """
     began = time.perf_counter()
+    if isinstance(program, sweep.HostedProgram):
+        program = program.within(sweep.Surroundings(models_of(path) / chunk.name, say, stopping))
     outcome = sweep.run_chunk(program, key, chunk)
     save_outcome(path, chunk, outcome, time.perf_counter() - began)
     return outcome.cells

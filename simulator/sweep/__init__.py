@@ -10,6 +10,9 @@ the remaining *inner* axis is vectorised, so that what does not depend on it (da
 row.  Cells of one trial get the same key, hence share their data and initialisation: differences along every other axis
 lose that noise (common random numbers).
 
+A *hosted* cell is no program but a function on the host that calls compiled programs of its own, for work that takes
+minutes to hours a cell: it is given a folder for checkpoints and told when to stop, and every chunk is one such cell.
+
 Every result carries `status`: ok, diverged (the cell said so), failed (its program raised) or not_run.  A cell that is
 not ok is NaN in every variable, and is excluded, loudly, from every mean.
 """
@@ -29,28 +32,44 @@ from simulator.sweep.execute import (
     time_rows,
     variables,
 )
-from simulator.sweep.grid import Box, Chunk, Coords, Grid, GridError, Layout
-from simulator.sweep.program import Cell, Program, Staged, compile_block, devices, outputs_of, trial_key
+from simulator.sweep.grid import Box, Chunk, Coords, Grid, GridError, Layout, trial_key
+from simulator.sweep.hosted import Hosted, HostedProgram, Stopping, Surroundings
+from simulator.sweep.program import (
+    Cell,
+    CompiledCell,
+    Program,
+    Staged,
+    compile_block,
+    devices,
+    outputs_of,
+    program_of,
+)
 
 __all__ = [
     "STATUSES",
     "Box",
     "Cell",
     "Chunk",
+    "CompiledCell",
     "Coords",
     "Filled",
     "Grid",
     "GridError",
+    "Hosted",
+    "HostedProgram",
     "Layout",
     "Outcome",
     "Program",
     "Staged",
+    "Stopping",
+    "Surroundings",
     "Values",
     "assemble",
     "compile_block",
     "devices",
     "empty",
     "outputs_of",
+    "program_of",
     "rows_of",
     "run",
     "run_chunk",

@@ -12,7 +12,8 @@ import xarray as xr
 from jaxtyping import PRNGKeyArray
 
 from simulator.sweep.grid import Box, Chunk, Coords, Grid, GridError
-from simulator.sweep.program import Cell, Program, compile_block, devices
+from simulator.sweep.hosted import HostedProgram
+from simulator.sweep.program import Cell, Program, devices, program_of
 
 STATUSES = ("ok", "not_run", "diverged", "failed")
 
@@ -65,7 +66,7 @@ def rows_of(grid: Grid, chunk: Chunk) -> list[Row]:
     return [row for box in chunk.boxes for row in grid.rows(chunk.block, box)]
 
 
-def run_chunk(program: Program, key: PRNGKeyArray, chunk: Chunk) -> Outcome:
+def run_chunk(program: Program | HostedProgram, key: PRNGKeyArray, chunk: Chunk) -> Outcome:
     """Run a chunk.  If its program raises (out of memory, for instance), each row is tried alone.
 
     A row that still raises is recorded as failed with its coordinates; the others are kept.
@@ -84,12 +85,12 @@ def run_chunk(program: Program, key: PRNGKeyArray, chunk: Chunk) -> Outcome:
     return Outcome(boxes, len(rows) * program.grid.per_row, failures, prepared)
 
 
-def run_row(program: Program, key: PRNGKeyArray, row: Row) -> Values:
+def run_row(program: Program | HostedProgram, key: PRNGKeyArray, row: Row) -> Values:
     """The values of one row; raises whatever its program raises."""
     return {name: np.asarray(value[0]) for name, value in program(key, [row]).items()}
 
 
-def _tried(program: Program, key: PRNGKeyArray, row: Row) -> Values | BaseException:
+def _tried(program: Program | HostedProgram, key: PRNGKeyArray, row: Row) -> Values | BaseException:
     try:
         return run_row(program, key, row)
     except jax.errors.JaxRuntimeError as error:
@@ -178,10 +179,10 @@ def run(grid: Grid, cell: Cell, key: PRNGKeyArray, tick: Callable[[int], None] =
     """Compile and run the whole grid in memory; failures are listed in the attribute `failures`."""
     layout = grid.layout(devices())
     result: xr.Dataset | None = None
-    program: Program | None = None
+    program: Program | HostedProgram | None = None
     for chunk in grid.chunks(layout):
         if program is None or program.block != chunk.block:
-            program = compile_block(grid, cell, chunk.block, layout.rows[grid.blocks().index(chunk.block)])
+            program = program_of(grid, cell, chunk.block, layout.rows[grid.blocks().index(chunk.block)])
         result = empty(grid, program.outputs) if result is None else result
         outcome = run_chunk(program, key, chunk)
         for filled in outcome.boxes:

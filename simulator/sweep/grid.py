@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.random as jr
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 Coords = dict[str, Any]
 
@@ -239,3 +241,8 @@ class Grid:
         if len(dims) != rank:
             raise GridError(f"the cell returns {name!r} with {rank} axes of its own: name them in dims (got {dims})")
         return (*self.names, *dims)
+
+
+def trial_key(key: PRNGKeyArray, trial) -> PRNGKeyArray:
+    """The key every cell of a trial receives."""
+    return jr.fold_in(key, trial)

@@ -20,7 +20,8 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
-from simulator.sweep.grid import Coords, Grid
+from simulator.sweep.grid import Coords, Grid, trial_key
+from simulator.sweep.hosted import Hosted, HostedProgram, hosted_block
 
 CACHE_BYTES = 1 << 17
 """Rows are vectorised on a processor while the largest array of one step stays below this: a part of a core's cache."""
@@ -46,8 +47,10 @@ class Staged:
     """(coordinates, key of the trial, what `prepare` returned) -> values of the cell."""
 
 
-Cell = Callable[[Coords, PRNGKeyArray], dict[str, Array]] | Staged
+CompiledCell = Callable[[Coords, PRNGKeyArray], dict[str, Array]] | Staged
 """`cell(coords, key) -> {name: scalar or small array}`, or the same in two stages."""
+
+Cell = CompiledCell | Hosted
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ class Program:
         return replace(self, run=None, prepare=None)
 
     @property
+    def loaded(self) -> bool:
+        """Whether it can be called."""
+        return self.run is not None
+
+    @property
     def _buffer(self) -> int:
         """Rows of one device at most."""
         return -(-self.rows // devices())
@@ -100,11 +108,6 @@ class Program:
             return ()
         trials, most = sorted({row[0] for row in rows}), min(self.grid.trials, self.rows)
         return jax.block_until_ready(self.prepare(key, np.array((trials * most)[:most], np.uint32)))
-
-
-def trial_key(key: PRNGKeyArray, trial) -> PRNGKeyArray:
-    """The key every cell of a trial receives."""
-    return jr.fold_in(key, trial)
 
 
 def devices() -> int:
@@ -164,7 +167,7 @@ def _put_over_processes(tree, sharding: NamedSharding):
     return jax.tree.map(put, tree)
 
 
-def _row_function(grid: Grid, cell: Cell, block: Coords):
+def _row_function(grid: Grid, cell: CompiledCell, block: Coords):
     """(key, row, shared) -> outputs of the row's cells, with the inner axis in front."""
 
     def run_cell(coords, key, shared):
@@ -251,7 +254,7 @@ def _vectorises(run_row, key, rows, shared) -> bool:
     return True
 
 
-def _trace(grid: Grid, cell: Cell, block: Coords, shared):
+def _trace(grid: Grid, cell: CompiledCell, block: Coords, shared):
     """One row of a block, traced, with example values of the rows: the first one for every device."""
     some = grid.rows(block)[:1] * devices()
     counts, values = _split(grid, some, [0] * len(some), 1)
@@ -264,8 +267,10 @@ def _outputs_of_a_cell(grid: Grid, of_a_row) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype) for name, leaf in sorted(of_a_row.items())}
 
 
-def outputs_of(grid: Grid, cell: Cell, block: Coords) -> dict[str, jax.ShapeDtypeStruct]:
+def outputs_of(grid: Grid, cell: Cell, block: Coords) -> Mapping[str, jax.ShapeDtypeStruct]:
     """The variables of a cell in this block, without compiling anything."""
+    if isinstance(cell, Hosted):
+        return hosted_block(grid, cell, block).outputs
     shared = _traced_prepare(grid, cell, block, 1).out_info if isinstance(cell, Staged) else ()
     return _outputs_of_a_cell(grid, _trace(grid, cell, block, _shapes(shared))[0].out_info)
 
@@ -282,8 +287,15 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def program_of(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program | HostedProgram:
+    """The program of one block for calls of at most `rows` rows, compiled unless its cells are hosted."""
+    if isinstance(cell, Hosted):
+        return hosted_block(grid, cell, block)
+    return compile_block(grid, cell, block, rows)
+
+
 @_uncollected()
-def compile_block(grid: Grid, cell: Cell, block: Coords, rows: int) -> Program:
+def compile_block(grid: Grid, cell: CompiledCell, block: Coords, rows: int) -> Program:
     """Trace and compile one block for calls of at most `rows` rows; nothing is run."""
     began = time.perf_counter()
     share, prepare, shared = -(-rows // devices()), None, ()

@@ -1,0 +1,26 @@
+"""Training networks of images: recipes, augmentation, checkpoints, and one long training at a time.
+
+`train.fit` is one pure program for grids of small networks; here a single training takes minutes to days, so that it
+speaks, keeps checkpoints and can be killed.
+"""
+
+from simulator.image_training.augment import augmented, centred
+from simulator.image_training.checkpoints import Checkpoints
+from simulator.image_training.fit import ImageFit, Interrupted, Labelled, MakeLoss, Progress, fit, spread
+from simulator.image_training.preset import PUBLISHED, Preset, preset
+
+__all__ = [
+    "PUBLISHED",
+    "Checkpoints",
+    "ImageFit",
+    "Interrupted",
+    "Labelled",
+    "MakeLoss",
+    "Preset",
+    "Progress",
+    "augmented",
+    "centred",
+    "fit",
+    "preset",
+    "spread",
+]

@@ -1,0 +1,85 @@
+"""The images of a trial: loaded or drawn, with a part held out for the validation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from simulator import images, networks
+from simulator.image_training import Labelled
+from simulator.studies.settings import SettingsError
+
+PLANTED = {"planted-28x28x1": (1, 28, 28), "planted-32x32x3": (3, 32, 32)}
+"""Images that are noise but for a pattern, by the name they have on the axis `images`; (channels, height, width)."""
+
+SHAPES = {"tiny-imagenet": (3, 56, 56)}
+"""What networks read of images that are larger."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a trial trains and is tested on."""
+
+    name: str
+    train: Labelled
+    validation: Labelled
+    test: Labelled
+    classes: int
+    shape: networks.Shape
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
+    directions: dict[str, Float[Array, "n d"]]
+    """Unit vectors at the test images that perturbations are compared with."""
+
+
+def data_of(settings: Any, name: str, key: PRNGKeyArray) -> Data:
+    """The images of a trial: drawn if they are planted, else those of the data set with a random part held out."""
+    if name in PLANTED:
+        return _planted(settings, name, key)
+    whole = images.load(name)
+    order = np.asarray(jr.permutation(key, len(whole.y_train)))
+    most = settings.train or len(order) - settings.validation
+    if settings.validation + most > len(order):
+        raise SettingsError(
+            f"train is {settings.train} and validation {settings.validation}, but {name} has {len(order)} training "
+            "images: give fewer"
+        )
+    held_out, chosen = order[: settings.validation], order[settings.validation : settings.validation + most]
+    count = settings.test or len(whole.y_test)
+    parts = [
+        Labelled(jnp.asarray(x), jnp.asarray(y), whole.levels)
+        for x, y in (
+            (whole.x_train[chosen], whole.y_train[chosen]),
+            (whole.x_train[held_out], whole.y_train[held_out]),
+            (whole.x_test[:count], whole.y_test[:count]),
+        )
+    ]
+    shape = SHAPES.get(name, whole.shape)
+    nearest = images.towards_other_classes(
+        *(part.vectors(shape) for part in (parts[2], parts[0])), parts[2].labels, parts[0].labels
+    )
+    return Data(name, *parts, len(whole.classes), shape, whole.normalisation, {"nearest": nearest})
+
+
+def _planted(settings: Any, name: str, key: PRNGKeyArray) -> Data:
+    shape = PLANTED[name]
+    train = settings.train or 1000
+    sizes = (train, settings.validation, settings.test or 1000)
+    parts, directions = [], jnp.zeros(0)
+    for own, size in zip(jr.split(key, 3), sizes, strict=True):
+        x, y, directions = images.planted(own, shape, size, settings.margin, settings.noise)
+        parts.append(Labelled(x, y, 1))
+    return Data("planted", *parts, 2, shape, None, {"planted": directions})
+
+
+def directions_of(name: str) -> tuple[str, ...]:
+    """The directions that perturbations of a data set are compared with: the planted one, or that to the nearest
+    training image of another class."""
+    return ("planted",) if name in PLANTED else ("nearest",)
+
+
+def classes_of(name: str) -> int:
+    """How many classes a data set has, before it is loaded."""
+    return 2 if name in PLANTED else len(images.SETS[name].classes)

@@ -1,0 +1,399 @@
+"""Image data sets: errors, accuracy discrepancy and alignment of adversarial and certified training, as in the talk.
+
+Six studies of one form.  A cell is one training at length (see `image_training`), whose network is then examined on
+test images by a cascade of attacks and by bounds.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import xarray as xr
+from jaxtyping import PRNGKeyArray
+
+from simulator import bounds, image_evaluation, image_training, images, losses, networks, plots, sweep, trials
+from simulator.catalogue import CATALOGUE
+from simulator.image_training import ImageFit
+from simulator.losses import Loss, Schedule
+from simulator.studies import protocol
+from simulator.studies.defences import TABLE, loss_of
+from simulator.studies.image_data import PLANTED, Data, classes_of, data_of, directions_of
+from simulator.studies.image_values import CIFAR, MNIST, PUBLISHED, TINY
+from simulator.studies.settings import Settings, SettingsError, setting
+from simulator.studies.study import SCALES, Study, Verdict
+from simulator.threats import L2, LInf, Threat
+
+DEFENCES = ("standard", "adversarial", "coap", "crown-ibp", "ibp", "fast-ibp", "sabr", "mtl-ibp")
+NORMS = {"l2": L2, "linf": LInf}
+ERRORS = ("standard_error", "robust_error", "certified_error", "discrepancy", "robust_discrepancy")
+TRAINING = ("best_epoch", "train_seconds", "examples_per_second", "train_loss", "validation_robust_error")
+PANELS = {
+    "standard_error": "standard error",
+    "robust_error": "robust error",
+    "discrepancy": "accuracy discrepancy",
+    "certified_error": "certified error",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesSettings(Settings):
+    """Axes images, defence, epsilon, trial."""
+
+    images: tuple[str, ...] = setting("data sets", choices=(*images.SETS, *PLANTED))
+    defence: tuple[str, ...] = setting("ways to train", choices=DEFENCES)
+    epsilon: tuple[float, ...] = setting("radius of the ball, in units of pixel values from 0 to 1", low=0)
+    norm: str = setting("of the ball", choices=tuple(NORMS))
+    network: str = setting("architecture", choices=tuple(networks.ARCHITECTURES))
+    train: int = setting("training images; 0: all but those of the validation", low=0)
+    validation: int = setting("images held out of the training set, on which the best epoch is selected", low=10)
+    test: int = setting("test images; 0: all", low=0)
+    epochs: int = setting("epochs of training; 0: the published recipe", low=0)
+    coap_epochs: int = setting("the same of COAP, whose steps are the dearest", low=0)
+    projections: int = setting("random projections that estimate COAP's bound in training; 0: the bound itself", low=0)
+    certify: tuple[str, ...] = setting("bounds to certify with, the loosest first", choices=tuple(bounds.METHODS))
+    attack_steps: int = setting("steps of each attack of the final evaluation", low=1)
+    attack_starts: int = setting("starts of each attack of the final evaluation", low=1)
+    checkpoint_minutes: float = setting("between two checkpoints of a training; 0: none", low=0)
+    margin: float = setting("of the planted pattern: half the distance between the classes along it", above=0)
+    noise: float = setting("standard deviation of every pixel of planted images", above=0)
+
+    def check(self) -> None:
+        if self.train and self.train < 50:
+            raise SettingsError(f"train is {self.train}: give at least 50 training images, or 0 for all")
+
+    def epochs_of(self, defence: str) -> int:
+        """Epochs of a defence; 0: as published."""
+        return self.coap_epochs if defence == "coap" else self.epochs
+
+
+def grid(settings: ImagesSettings) -> sweep.Grid:
+    """The axes of the study."""
+    axes = {name: getattr(settings, name) for name in ("images", "defence", "epsilon")}
+    classes = {classes_of(name) for name in settings.images}
+    if len(classes) > 1:
+        raise SettingsError(
+            f"the data sets {', '.join(settings.images)} differ in their classes: give those of one number"
+        )
+    return sweep.Grid(
+        axes,
+        settings.trials,
+        static=("images", "defence"),
+        dims={"class_error": ("class",), "class_robust_error": ("class",), "broken_by": ("cascade",)},
+        coords={"cascade": image_evaluation.cascade_of(classes.pop())},
+    )
+
+
+def cell(settings: ImagesSettings) -> sweep.Hosted:
+    """Train one network of images and examine it."""
+
+    def outputs(block: sweep.Coords) -> dict[str, jax.ShapeDtypeStruct]:
+        name = block["images"]
+        classes = classes_of(name)
+        shapes = {"number": (), "class": (classes,), "cascade": (len(image_evaluation.cascade_of(classes)),)}
+        dtype = jnp.result_type(float)
+        return {
+            variable: jax.ShapeDtypeStruct(shapes[kind], bool if variable == "diverged" else dtype)
+            for variable, kind in _variables(settings, name)
+        }
+
+    return sweep.Hosted(outputs, partial(run, settings))
+
+
+def _variables(settings: ImagesSettings, name: str) -> list[tuple[str, str]]:
+    """Every value of a cell, and which kind of array it is: "class", "cascade" or "number"."""
+    errors = [*ERRORS, *(f"certified_error_{method}" for method in settings.certify)]
+    errors += ["estimated_error"] if settings.projections else []
+    errors += [f"{error}_se_test" for error in ("standard_error", "robust_error", "certified_error")]
+    angles = [f"alignment_{which}_{kind}" for which in ("attack", "dual") for kind in directions_of(name)]
+    numbers = [(value, "number") for value in (*errors, "excess", *angles, *TRAINING, "peak_bytes", "diverged")]
+    return [*numbers, ("class_error", "class"), ("class_robust_error", "class"), ("broken_by", "cascade")]
+
+
+def run(
+    settings: ImagesSettings, coords: sweep.Coords, key: PRNGKeyArray, around: sweep.Surroundings
+) -> dict[str, Any]:
+    """One cell: draw or load the images, train, select the epoch, and examine the network."""
+    data_key, init_key, fit_key, test_key = jr.split(key, 4)
+    data, defence = data_of(settings, coords["images"], data_key), coords["defence"]
+    threat = NORMS[settings.norm](coords["epsilon"])
+    where = f"{data.name}, {defence}, epsilon = {coords['epsilon']:g}"
+    say = _seldom(lambda sentence: around.say(f"{where}: {sentence}"))
+    network = networks.architecture(
+        settings.network, init_key, data.shape, data.classes, normalisation=data.normalisation, init=TABLE[defence].init
+    )
+    fit = _trained(settings, fit_key, network, data, defence, threat, around, say)
+    found = image_evaluation.evaluate(
+        test_key,
+        fit.network,
+        threat,
+        data.test.vectors(data.shape),
+        data.test.labels,
+        steps=settings.attack_steps,
+        starts=settings.attack_starts,
+        methods=settings.certify,
+        projections=settings.projections,
+        directions=data.directions,
+        say=say,
+    )
+    count = len(data.test.labels)
+    spread = {f"{name}_se_test": np.sqrt(found[name] * (1 - found[name]) / count) for name in ERRORS[:3]}
+    return {**found, **spread, **_about(fit), "peak_bytes": peak_bytes()}
+
+
+def _trained(
+    settings, key, network, data: Data, defence: str, threat: Threat, around: sweep.Surroundings, say
+) -> ImageFit:
+    minutes = settings.checkpoint_minutes
+    checkpoints = image_training.Checkpoints(around.folder if minutes else None, 60 * minutes)
+    recipe = image_training.preset(data.name, defence, settings.epochs_of(defence))
+    try:
+        return image_training.fit(
+            key,
+            network,
+            data.train,
+            threat,
+            make_loss(defence, settings.projections),
+            recipe,
+            data.shape,
+            validation=data.validation,
+            checkpoints=checkpoints,
+            progress=image_training.Progress(say, around.stopping),
+        )
+    except image_training.Interrupted as error:
+        kept = "it will go on from there" if minutes else "without checkpoints it will start again"
+        raise sweep.Stopping(f"{error}: {kept}") from error
+
+
+def _about(fit: ImageFit) -> dict[str, Any]:
+    """What a cell tells of its training."""
+    best = fit.best_epoch - 1
+    return {
+        "best_epoch": fit.best_epoch,
+        "train_seconds": fit.seconds,
+        "examples_per_second": fit.examples_per_second,
+        "train_loss": fit.history["loss"][best],
+        "validation_robust_error": fit.history["robust_error"][best],
+        "diverged": fit.diverged,
+    }
+
+
+def peak_bytes() -> int:
+    """The most memory this process, or its accelerator, has used until now."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    # Linux counts in kilobytes.
+    return int(stats.get("peak_bytes_in_use", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def _seldom(say: Callable[[str], None], seconds: float = 20.0) -> Callable[[str], None]:
+    """The same, but not more often than every so many seconds."""
+    spoken = [time.monotonic()]
+
+    def speak(sentence: str) -> None:
+        if time.monotonic() - spoken[0] >= seconds:
+            spoken[0] = time.monotonic()
+            say(sentence)
+
+    return speak
+
+
+@lru_cache(maxsize=32)
+def make_loss(defence: str, projections: int) -> image_training.MakeLoss:
+    """The training loss of a defence as a function of a key: COAP by random projections, fresh in every step, if there
+    are any, CROWN-IBP with its mixture annealed, and the others as in `defences.TABLE`."""
+    if defence == "coap" and projections:
+        return lambda key: losses.estimated(key, projections)
+    found: Loss | Schedule = loss_of(
+        {"crown-ibp": "crown-ibp-annealed"}.get(defence, defence), protocol.training_attack
+    )
+    return lambda key: found
+
+
+# ---- what a study says ----
+
+
+def verdict(result: xr.Dataset) -> Verdict:
+    """Whether at the largest radius the robust error of every certified defence is above adversarial training's, by
+    more than 2 standard errors, and so is its accuracy discrepancy."""
+    certified = [name for name in result["defence"].values if name not in ("standard", protocol.PAIR["defence"][1])]
+    missing = protocol.lacks(result.isel(trial=[0, 0]), ("adversarial",))
+    if missing is not None or not certified:
+        return missing or Verdict(False, "needs a certified defence; run one to test the claim")
+    held, parts = [], []
+    for name in result["images"].values:
+        place = result.sel(images=name).isel(epsilon=-1)
+        for defence in certified:
+            gap, sem = gap_of(place, "robust_error", defence)
+            lag = float(trials.paired_difference(place, "discrepancy", defence=(defence, "adversarial"))[0])
+            held.append(gap > 2 * sem and lag > 0)
+            parts.append(f"{defence} {gap:+.3f} (s.e. {sem:.3f}), discrepancy {lag:+.3f}")
+    of = "trials, paired" if result["trial"].size > 1 else "the test images, unpaired"
+    sentence = (
+        f"at radius {float(result['epsilon'][-1]):g} the robust error minus adversarial training's is "
+        f"{'; '.join(parts)}; standard errors over {of}"
+    )
+    return Verdict(all(held), sentence)
+
+
+def gap_of(place: xr.Dataset, name: str, defence: str) -> tuple[float, float]:
+    """An error minus adversarial training's and its standard error: over trials, or of one trial over its test images,
+    where the two errors are taken as independent although the images are the same, which is on the safe side."""
+    gap, sem = trials.paired_difference(place, name, defence=(defence, "adversarial"))
+    if place["trial"].size > 1:
+        return float(gap), float(sem)
+    spread = [float(place[f"{name}_se_test"].sel(defence=one).isel(trial=0)) for one in (defence, "adversarial")]
+    return float(gap), float(np.hypot(*spread))
+
+
+def notes(settings: ImagesSettings) -> dict[str, str]:
+    """How the numbers were obtained, for the provenance of a store."""
+    classes = classes_of(settings.images[0])
+    recipes = {name: image_training.preset(data_name(settings.images[0]), name) for name in settings.defence}
+    reduced = ", ".join(f"{name} {settings.epochs_of(name) or recipe.epochs}" for name, recipe in recipes.items())
+    bound = f"{settings.projections} random projections, an estimate" if settings.projections else "its bound"
+    return {
+        "attack": image_evaluation.describe_cascade(classes, settings.attack_steps, settings.attack_starts),
+        "certified_by": f"best of {', '.join(settings.certify)} per image",
+        "selection": f"epoch at the full radius with the smallest robust error (ties: standard error) on "
+        f"{settings.validation} held-out training images, by 10 steps of APGD; every defence alike",
+        "recipes": f"{'; '.join(dict.fromkeys(recipe.source for recipe in recipes.values()))}; epochs: {reduced}",
+        "coap_trained_by": bound,
+        "interval": "standard error over trials; of a single trial over its test images",
+    }
+
+
+def data_name(name: str) -> str:
+    """The name that the recipes of a data set have."""
+    return "planted" if name in PLANTED else name
+
+
+_IMAGES: dict[str, Any] = {
+    "norm": "l2",
+    "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
+    "network": "small_cnn",
+    "train": 0,
+    "validation": 500,
+    "test": 1000,
+    "epochs": 0,
+    "coap_epochs": 0,
+    "projections": 50,
+    "certify": ("ibp", "crown-ibp", "coap"),
+    "attack_steps": 50,
+    "attack_starts": 2,
+    "checkpoint_minutes": 2.0,
+    "margin": 0.6,
+    "noise": 0.1,
+    "trials": 1,
+}
+SMALL: dict[str, Any] = {"projections": 0, "checkpoint_minutes": 0.0, "attack_steps": 20}
+"""Of networks so small that COAP's bound itself is affordable and a training is a matter of seconds."""
+NO_COAP = ("standard", "adversarial", "crown-ibp")
+"""The papers leave COAP out on Tiny ImageNet, where its bound would take too long."""
+_SMOKE: dict[str, Any] = {
+    "defence": ("adversarial", "ibp"),
+    "network": "tiny_cnn",
+    "train": 200,
+    "validation": 50,
+    "test": 50,
+    "epochs": 4,
+    "coap_epochs": 4,
+    "projections": 0,
+    "certify": ("ibp", "crown-ibp"),
+    "attack_steps": 5,
+    "attack_starts": 1,
+    "checkpoint_minutes": 0.0,
+    "trials": 2,
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What distinguishes the studies."""
+
+    name: str
+    images: tuple[str, ...]
+    title: str
+    default: dict[str, Any]
+    """What a processor can do in minutes, hours for the large sets."""
+    paper: dict[str, Any]
+    """The published settings, or ours at full length where there are none."""
+
+
+def _l2(*radii: float) -> dict[str, Any]:
+    return {"epsilon": radii}
+
+
+_PAPER = {"test": 0, "attack_steps": 100, "attack_starts": 5}
+_LARGE = {"defence": ("standard", "adversarial", "coap", "crown-ibp"), "certify": ("ibp", "crown-ibp")}
+SCENES = (
+    Scene(
+        "images-digits",
+        ("digits",),
+        "handwritten digits of 8 × 8 pixels, l2 ball",
+        {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny_cnn", "validation": 300, "test": 0, **SMALL, "trials": 10},
+        {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny_cnn", "validation": 300, **SMALL, **_PAPER, "trials": 10},
+    ),
+    Scene(
+        "images-planted",
+        tuple(PLANTED),
+        "noise with a planted pattern, l2 ball",
+        {**_l2(0.15, 0.3, 0.45), "network": "tiny_cnn", "train": 200, "test": 500, **SMALL, "trials": 3},
+        {**_l2(0.15, 0.3, 0.45, 0.55), "network": "tiny_cnn", "train": 200, **SMALL, **_PAPER, "trials": 15},
+    ),
+    Scene(
+        "images-mnist",
+        ("mnist",),
+        "MNIST, small CNN, l2 ball",
+        {**_l2(0.5, 1.0, 1.5, 2.0), "network": "small_cnn", "epochs": 30, "coap_epochs": 15},
+        {**_l2(*MNIST), "network": "large_cnn", "certify": ("ibp", "crown-ibp"), **_PAPER},
+    ),
+    Scene(
+        "images-fashion",
+        ("fashion-mnist",),
+        "Fashion-MNIST, small CNN, l2 ball",
+        {**_l2(0.5, 1.0, 1.5), "network": "small_cnn", "train": 10_000, "epochs": 15, "coap_epochs": 15},
+        {**_l2(*MNIST), "network": "large_cnn", "certify": ("ibp", "crown-ibp"), **_PAPER},
+    ),
+    Scene(
+        "images-cifar10",
+        ("cifar10",),
+        "CIFAR-10, l2 ball",
+        {**_l2(*CIFAR[:3]), "network": "small_cnn", "train": 10_000, "epochs": 20, "coap_epochs": 15},
+        {**_l2(*CIFAR), "network": "narrow_resnet", **_LARGE, **_PAPER},
+    ),
+    Scene(
+        "images-tiny-imagenet",
+        ("tiny-imagenet",),
+        "Tiny ImageNet, l2 ball",
+        {**_l2(*TINY[:2]), "network": "small_cnn", "train": 10_000, "epochs": 10, **_LARGE, "defence": NO_COAP},
+        {**_l2(*TINY), "network": "wide_resnet", **_LARGE, **_PAPER, "defence": NO_COAP},
+    ),
+)
+
+
+def _study(scene: Scene) -> Study:
+    smoke = {**_IMAGES, **scene.default, **_SMOKE, **_l2(*scene.default["epsilon"][:2])}
+    scales = ({**smoke}, {**_IMAGES, **scene.default}, {**_IMAGES, **scene.paper})
+    return Study(
+        name=scene.name,
+        claim=CATALOGUE[scene.name].claim,
+        scales={
+            name: ImagesSettings(**values, images=scene.images) for name, values in zip(SCALES, scales, strict=True)
+        },
+        grid=grid,
+        cell=cell,
+        figure=partial(plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=PANELS),
+        verdict=verdict,
+        notes=notes,
+        published=tuple(curve for name in scene.images for curve in PUBLISHED.get(name, ())),
+        core=CATALOGUE[scene.name].core,
+    )
+
+
+STUDIES = tuple(map(_study, SCENES))
