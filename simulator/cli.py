@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, show, reproduce.  Parses, calls, prints; every study brings its own options."""
+"""The command line: list, run, plot, show, reproduce, images.  Parses, calls, prints; every study has its options."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from simulator import catalogue, plots, store, studies
+from simulator import catalogue, images, plots, store, studies
 from simulator.studies import GridError, Settings, SettingsError, Study
 
 app = App(
@@ -30,6 +30,8 @@ app = App(
 )
 run_app = App(name="run", help="Run a study into OUT/STUDY.zarr, or a study of your own given as path/to/file.py:name.")
 app.command(run_app)
+images_app = App(name="images", help="Data sets of images: list the known ones, fetch one.")
+app.command(images_app)
 
 CACHE_BYTES = 2 * 10**9
 """What the compiled programs of past runs may take on disk; the least used are dropped."""
@@ -283,6 +285,25 @@ def _print_comparison(tables: list) -> None:
     Console(width=160).print(shown)
 
 
+@images_app.command(name="list")
+def list_images() -> None:
+    """List the data sets of images and where they come from."""
+    for name, known in images.SETS.items():
+        print(f"{name:16}{known.about}")
+
+
+@images_app.command(name="fetch")
+def fetch_images(name: str, /, *, folder: Path | None = None) -> None:
+    """Download a data set of images, check it against its published checksums and unpack it.
+
+    Parameters
+    ----------
+    folder
+        Where to put it, to be given as data_dir when loading; by default the user's data folder.
+    """
+    print(images.fetch(name, folder, lambda sentence: print(sentence, file=sys.stderr, flush=True)))
+
+
 def _one_sentence(error: cyclopts.CycloptsError) -> str:
     return " ".join(str(error).split())
 
@@ -329,7 +350,7 @@ def main(arguments: list[str] | None = None) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         return _fail(_one_sentence(error))
-    except (SettingsError, GridError, store.StoreError, studies.ClusterError) as error:
+    except (SettingsError, GridError, store.StoreError, studies.ClusterError, images.ImageDataError) as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of our output has left: nothing to tell it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter to flush into at its exit

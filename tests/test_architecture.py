@@ -40,13 +40,14 @@ MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"catalogue", "cli"},
     # Besides these only the error a grid raises, to print it.
-    "cli": {"catalogue", "studies", "store", "plots", "sweep"},
+    "cli": {"catalogue", "images", "studies", "store", "plots", "sweep"},
 }
 HOME = {
     "matplotlib": {"plots"},
     "zarr": {"store"},
     **{f"scipy.{part}": {"theory", "verification"} for part in ("optimize", "sparse")},
     **{library: {"cluster"} for library in ("dask", "distributed")},
+    **{library: {"images"} for library in ("pooch", "PIL", "requests", "tarfile")},
     **{library: {"cli"} for library in ("cyclopts", "rich", "argparse", "tomllib")},
 }
 

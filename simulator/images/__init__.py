@@ -1,0 +1,25 @@
+"""Image data sets: MNIST, Fashion-MNIST, CIFAR-10 and Tiny ImageNet from their official files, and small samples.
+
+`load(name)` reads a set, `fetch(name)` downloads it first; the table of sets is `SETS`.
+"""
+
+from simulator.images.dataset import Images
+from simulator.images.errors import ImageDataError
+from simulator.images.fetching import fetch
+from simulator.images.loading import load
+from simulator.images.samples import IMAGE_SHAPE, threes_and_eights
+from simulator.images.sets import SETS, Download, ImageSet, cache_folder, data_folder
+
+__all__ = [
+    "IMAGE_SHAPE",
+    "SETS",
+    "Download",
+    "ImageDataError",
+    "ImageSet",
+    "Images",
+    "cache_folder",
+    "data_folder",
+    "fetch",
+    "load",
+    "threes_and_eights",
+]
