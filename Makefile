@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(CONSTRAINTS),--constraints $(CONSTRAINTS))
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
+# What `make test` runs: an expression of markers, and files; all of them if empty.
+MARKED ?= not slow
+TESTS ?=
 
 .PHONY: reproduce test test-all lint format clean
 
@@ -13,7 +16,7 @@ reproduce: $(VENV)/.ready
 	$(BIN)/simulator reproduce
 
 test: $(VENV)/.ready
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "$(MARKED)" $(TESTS)
 
 test-all: $(VENV)/.ready
 	$(PYTEST)

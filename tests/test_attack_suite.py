@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 from test_threats import SHARE, THREATS, dual_norm, frame, outside
 
 from simulator import attacks, networks, threats
@@ -27,11 +28,6 @@ some_threats = pytest.mark.parametrize(
         for outputs in (1, 3, 5)
     ],
 )
-
-
-def quick_jit(function):
-    """jit that spends little on optimising: these programs run once, so that compiling them is all the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def as_numpy(tree):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 from test_threats import THREATS, dual_norm, frame, members, outside
 
 from simulator import attacks, networks, threats
@@ -29,11 +30,6 @@ every_threat = pytest.mark.parametrize("threat", THREATS)
 some_threats = pytest.mark.parametrize(
     "threat", [pytest.param(name, marks=[] if name in ("l2", "segments") else pytest.mark.slow) for name in THREATS]
 )
-
-
-def quick_jit(function):
-    """jit that spends little on optimising: these programs run once, so that compiling them is all the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def random_network(widths, outputs, seed=0):
@@ -68,11 +64,22 @@ def over_examples(attack, network, threat, outputs=2):
     return jax.tree.map(np.asarray, quick_jit(lambda: attack_all(attack, network, threat, outputs))())
 
 
+@functools.cache
+def exact(widths, outputs, threat, classes=2):
+    """What `attacks.exact` finds on a random network, and the margins at the points it returns."""
+    return over_examples(attacks.exact, random_network(widths, outputs), threat, classes)
+
+
+@quick_jit
+def smallest_among(network, deltas, x, y):
+    """The smallest margin at any of the perturbations, per example."""
+    return jax.vmap(lambda x, y: jnp.min(jax.vmap(lambda delta: smallest_margin(network, x + delta, y))(deltas)))(x, y)
+
+
 def sampled_margins(network, threat, outputs=2, n=4000):
     """The smallest margin at any of n random members, per example."""
     inside = RADIUS * jnp.asarray(members(threat, DIM, n))
-    at = jax.vmap(lambda x, y: jnp.min(jax.vmap(lambda delta: smallest_margin(network, x + delta, y))(inside)))
-    return np.asarray(quick_jit(at)(*examples(outputs)))
+    return np.asarray(smallest_among(network, inside, *examples(outputs)))
 
 
 @functools.cache
@@ -154,7 +161,7 @@ def test_exact_on_linear_networks_is_the_closed_form(threat, outputs):
     sign = np.where(label == 1, 1, -1)
     # min over the set of sign (<w, x + delta> + b); all six sets are symmetric, so h(-w) = h(w)
     closed = sign * (np.asarray(x) @ w + b) - RADIUS * dual_norm(threat, w)
-    found, at_delta = over_examples(attacks.exact, network, threat)
+    found, at_delta = exact((), outputs, threat)
     np.testing.assert_allclose(found.margin, closed, rtol=1e-12)
     np.testing.assert_allclose(at_delta, closed, rtol=1e-12)
     assert np.all(outside(threat, RADIUS, found.delta) <= 1e-12)
@@ -163,7 +170,7 @@ def test_exact_on_linear_networks_is_the_closed_form(threat, outputs):
 @every_threat
 def test_exact_on_linear_networks_of_three_classes_is_the_smallest_rival(threat):
     network = random_network((), 3)
-    found, at_delta = over_examples(attacks.exact, network, threat, 3)
+    found, at_delta = exact((), 3, threat, 3)
     for x, label, margin in zip(*examples(3), found.margin, strict=True):
         differences = [network.last.weight[label] - network.last.weight[k] for k in range(3) if k != label]
         offsets = [network.last.bias[label] - network.last.bias[k] for k in range(3) if k != label]
@@ -181,7 +188,7 @@ def test_exact_on_one_neuron_is_the_smallest_of_many(threat, outputs):
     network = random_network((1,), outputs)
     theta = np.asarray(network.layers[0].weight[0])
     reach = RADIUS * dual_norm(threat, theta)
-    found, at_delta = over_examples(attacks.exact, network, threat, max(2, outputs))
+    found, at_delta = exact((1,), outputs, threat, max(2, outputs))
     x, label = examples(max(2, outputs))
     z = np.asarray(jax.vmap(network.layers[0])(x))[:, 0]
     grid = np.maximum(z[:, None] + np.linspace(-reach, reach, 1001), 0)
@@ -203,8 +210,7 @@ def test_exact_on_one_hidden_layer_is_the_smallest_along_the_lines(threat, outpu
     betas = np.linspace(-RADIUS, RADIUS, 4001)
     deltas = jnp.asarray((betas[:, None, None] * directions).reshape(-1, DIM))
     x, label = examples(max(2, outputs))
-    margin_at = jax.vmap(lambda x, y: jax.vmap(lambda delta: smallest_margin(network, x + delta, y))(deltas))
-    dense = np.asarray(quick_jit(margin_at)(x, label)).min(axis=1)
+    dense = np.asarray(smallest_among(network, deltas, x, label))
     found, at_delta = over_examples(attacks.exact, network, threat, max(2, outputs))
     slope = 2 * np.abs(network.last.weight).sum(axis=0).max() * np.abs(network.layers[0].weight @ directions.T).sum()
     assert np.all(found.margin <= dense + 1e-12)
@@ -226,27 +232,25 @@ def test_exact_finds_a_minimum_between_the_ends():
 @every_threat
 def test_exact_is_not_above_any_member(threat):
     for widths in [(), (1,), *([(9,)] if threat in ("signal", "segments") else [])]:
-        network = random_network(widths, 2)
-        found, _ = over_examples(attacks.exact, network, threat)
-        assert np.all(found.margin <= sampled_margins(network, threat) + 1e-12)
+        found, _ = exact(widths, 2, threat)
+        assert np.all(found.margin <= sampled_margins(random_network(widths, 2), threat) + 1e-12)
 
 
 @every_threat
 def test_apgd_is_exact_on_linear_networks(threat):
     """Within 1e-4 of the change the threat can make. A corner of the cross-polytope takes L1 more steps to reach."""
     network = random_network((), 2)
-    exact, _ = over_examples(attacks.exact, network, threat)
+    best, _ = exact((), 2, threat)
     steps = 200 if threat == "l1" else 50
     found, _ = over_examples(functools.partial(attacks.apgd, steps=steps), network, threat)
     w = np.asarray(network.last.weight[1] - network.last.weight[0])
-    np.testing.assert_allclose(found.margin, exact.margin, atol=1e-4 * RADIUS * dual_norm(threat, w))
+    np.testing.assert_allclose(found.margin, best.margin, atol=1e-4 * RADIUS * dual_norm(threat, w))
 
 
 def test_strongest_is_exact_where_exact_exists():
     network = random_network((9,), 1)
     strongest, _ = over_examples(ATTACKS["strongest"], network, "segments")
-    exact, _ = over_examples(attacks.exact, network, "segments")
-    np.testing.assert_array_equal(strongest.margin, exact.margin)
+    np.testing.assert_array_equal(strongest.margin, exact((9,), 1, "segments")[0].margin)
     assert attacks.describe(network, THREATS["segments"](1.0, DIM), steps=3, count=2) == "exact worst case"
     for classes, words in {1: "apgd-margin", 2: "apgd-margin", 3: "apgd-cross-entropy + apgd-margin"}.items():
         found = attacks.describe(random_network((9,), classes), THREATS["l2"](1.0, DIM), steps=3, count=2)

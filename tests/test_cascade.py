@@ -7,17 +7,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 
 from simulator import attacks, cascade, data, losses, networks, threats, train
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 STAGES, N, TESTS = 3, 40, 60
-
-
-def quick_jit(function):
-    """jit that spends little on optimising: these programs run once, so that compiling them is all the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def stacked(*single):

@@ -5,17 +5,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 
 from simulator import attacks, data, losses, networks, span, threats, train
 from simulator.studies.defences import DEFENCES, TABLE, WITHOUT_WARMUP, loss_of
 from simulator.studies.protocol import training_attack
 
 RADII = 4
-
-
-def quick_jit(function):
-    """jit that spends little on optimising: these programs run once, so that compiling them is all the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def linear():

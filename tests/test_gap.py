@@ -9,7 +9,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 import xarray as xr
-from test_sandwich import TOLERANCE, assert_below, quick_jit, random_network, stacked
+from programs import quick_jit
+from test_sandwich import TOLERANCE, assert_below, random_network, stacked
 from test_threats import THREATS, frame
 
 from simulator import attacks, bounds, data, gap, losses, metrics, networks, span, threats, train, trials
@@ -41,8 +42,18 @@ def views(threat, outputs, dtype):
         return jax.tree.map(np.asarray, found)
 
 
-@dtypes
-@pytest.mark.parametrize(("threat", "outputs"), [("l2", 2), ("l2", 3), ("signal", 2), ("segments", 1)])
+QUICK_VIEWS = (("l2", 2, "float32"), ("l2", 3, "float64"), ("signal", 2, "float64"), ("segments", 1, "float32"))
+VIEWS = [
+    (*view, dtype)
+    for view in (("l2", 2), ("l2", 3), ("signal", 2), ("segments", 1))
+    for dtype in ("float32", "float64")
+]
+
+
+@pytest.mark.parametrize(
+    ("threat", "outputs", "dtype"),
+    [pytest.param(*case, marks=[] if case in QUICK_VIEWS else pytest.mark.slow) for case in VIEWS],
+)
 def test_losses_and_margins_are_in_their_order(threat, outputs, dtype):
     found = views(threat, outputs, dtype)
     known = threat != "l2"
@@ -135,13 +146,25 @@ def example(dim=DIM, widths=(8,), outputs=2, seed=3):
     return random_network(rng, dim, widths, outputs), jnp.asarray(rng.normal(size=dim)), jnp.array(1)
 
 
-def budgets(network, threat, x, y, attack=attacks.fgsm, methods=gap.BOUNDS):
-    found = quick_jit(lambda: gap.effective_budgets(network, threat, x, y, attack, MOST, methods))()
-    return {name: float(value) for name, value in found.items()}
+def effective_budgets(attack=attacks.fgsm):
+    """(network, threat, x, y) -> the effective budget by every bound."""
+    run = quick_jit(lambda *given: gap.effective_budgets(*given, attack, MOST))
+    return lambda *given: {name: float(value) for name, value in run(*given).items()}
 
 
-@pytest.mark.parametrize("threat", THREATS)
-@pytest.mark.parametrize("outputs", [1, 2])
+def budgets(network, threat, x, y, attack=attacks.fgsm):
+    return effective_budgets(attack)(network, threat, x, y)
+
+
+@pytest.mark.parametrize(
+    ("threat", "outputs"),
+    [
+        # With one output or two there is one rival: quick with either in turn.
+        pytest.param(name, outputs, marks=[] if outputs == 1 + index % 2 else pytest.mark.slow)
+        for index, name in enumerate(THREATS)
+        for outputs in (1, 2)
+    ],
+)
 def test_of_a_linear_network_the_effective_budget_is_the_radius(threat, outputs, float64):
     network, x, y = example(widths=(), outputs=outputs)
     for name, found in budgets(network, THREATS[threat](0.7, DIM), x, y).items():
@@ -175,14 +198,20 @@ def brute_force(network, direction, x, labels, target, most):
 def test_effective_budgets_along_a_segment_against_brute_force(float64):
     rng, direction = np.random.default_rng(5), frame(DIM)[0]
     ratios = []
+
+    @quick_jit
+    def budgets_and_losses(network, x, y):
+        threat = threats.SignalDirected(0.8, jnp.asarray(direction))
+        found = gap.mean_budgets(network, jax.vmap(lambda _: threat)(y), x, y, attacks.fgsm, MOST)
+        each = {name: jax.vmap(losses.certified(name), (None, None, 0, 0))(network, threat, x, y) for name in found}
+        return found, each
+
     for seed in range(3):
         network, *_ = example(seed=seed)
         x, y = jnp.asarray(rng.normal(size=(6, DIM))), jnp.asarray(rng.integers(2, size=6))
-        threat = threats.SignalDirected(0.8, jnp.asarray(direction))
-        sets = jax.vmap(lambda _, threat=threat: threat)(y)
-        found = quick_jit(lambda *given: gap.mean_budgets(*given, attacks.fgsm, MOST))(network, sets, x, y)
+        found, certified = budgets_and_losses(network, x, y)
         for name, value in found.items():
-            target = np.mean([losses.certified(name)(network, threat, point, k) for point, k in zip(x, y, strict=True)])
+            target = np.mean(certified[name])
             expected = brute_force(network, direction, x, y, target, MOST)
             # The two grids have the steps 1/1000 and `STEP`.
             assert value == expected or abs(value - expected) <= STEP + 1e-3, name
@@ -206,10 +235,10 @@ def test_an_attack_finds_a_budget_that_is_at_least_the_exact_one(float64, monkey
 @dtypes
 def test_without_an_effective_difference_the_budget_is_0(dtype):
     with jax.enable_x64(dtype == "float64"):
-        network, x, y = example(widths=(30, 20))
+        (network, x, y), found = example(widths=(30, 20)), effective_budgets()
         dead = networks.from_weights([(layer.weight, layer.bias - 1000) for layer in network.layers[::2]])
-        assert set(budgets(network, threats.L2(0.0), x, y).values()) == {0}
-        assert set(budgets(dead, threats.L2(1.0), x, y).values()) == {0}
+        assert set(found(network, threats.L2(0.0), x, y).values()) == {0}
+        assert set(found(dead, threats.L2(1.0), x, y).values()) == {0}
 
 
 def test_a_loss_that_no_radius_has_gives_inf(float64):
@@ -266,13 +295,13 @@ def value_and_gradient(loss, radius=0.7):
     def mean(network):
         return jnp.mean(jax.vmap(lambda x, y: loss(network, threats.L2(radius), x, y))(problem.x, problem.y))
 
-    return quick_jit(jax.value_and_grad(mean))(problem.network)
+    return jax.value_and_grad(mean)(problem.network)
 
 
 def test_a_perturbation_that_points_where_it_did_is_adversarial_training(float64):
-    known = value_and_gradient(losses.attacked(protocol.training_attack))
-    own = value_and_gradient(turned(small_problem(), attribution.OWN))
-    dual = value_and_gradient(turned(small_problem(), attribution.DUAL))
+    known = quick_jit(lambda: value_and_gradient(losses.attacked(protocol.training_attack)))()
+    pointing = quick_jit(lambda pointing: value_and_gradient(turned(small_problem(), pointing)))
+    own, dual = pointing(attribution.OWN), pointing(attribution.DUAL)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-14), own, known)
     assert abs(float(dual[0] - known[0])) > 1e-5
 
@@ -283,14 +312,19 @@ def test_perturbations_point_where_the_bound_does_or_nowhere_along_the_signal(fl
     monkeypatch.setattr(
         attribution, "margins", lambda network, point, k: seen.append(point) or networks.margins(network, point, k)
     )
-    for x, y in zip(problem.x[:3], problem.y[:3], strict=True):
+
+    def around(x, y):
+        """Perturbations by where they point, the dual vector of the bound, and the signal."""
+        found = []
         for pointing in (attribution.DUAL, attribution.NONE):
-            loss = turned(problem, pointing, 1.3)
-            loss(problem.network, threat, x, y)
-            delta, signal = seen.pop() - x, problem.task.signal(x, y)
-            k = networks.label(y)
-            dual = bounds.margin(problem.network, threats.L2(1.3), x, k, "coap").worst[1 - k]
-            expected = metrics.cosine(signal, dual)[0] if pointing == attribution.DUAL else 0
+            turned(problem, pointing, 1.3)(problem.network, threat, x, y)
+            found.append(seen.pop() - x)
+        k = networks.label(y)
+        dual = bounds.margin(problem.network, threats.L2(1.3), x, k, "coap").worst[1 - k]
+        return (*found, dual, problem.task.signal(x, y))
+
+    for along, nowhere, dual, signal in zip(*quick_jit(jax.vmap(around))(problem.x[:3], problem.y[:3]), strict=True):
+        for delta, expected in ((along, metrics.cosine(signal, dual)[0]), (nowhere, 0)):
             np.testing.assert_allclose(metrics.cosine(signal, delta)[0], expected, atol=1e-9)
             np.testing.assert_allclose(jnp.linalg.norm(delta), 0.7, rtol=1e-9)
 
@@ -304,8 +338,8 @@ def trained(**recipe):
 @pytest.mark.parametrize("batch", [0, 6])
 def test_a_schedule_gives_every_epoch_its_radius(batch, float64):
     ramp = quick_jit(lambda: trained(warmup=4.0, epochs=6, batch=batch))()
-    same = quick_jit(lambda: trained(schedule=jnp.array([0.25, 0.5, 0.75, 1, 1, 1]), epochs=6, batch=batch))()
-    other = quick_jit(lambda: trained(schedule=jnp.array([0.25, 0.5, 0.75, 1, 1, 1.5]), epochs=6, batch=batch))()
+    scheduled = quick_jit(lambda schedule: trained(schedule=schedule, epochs=6, batch=batch))
+    same, other = (scheduled(jnp.array([0.25, 0.5, 0.75, 1, 1, last])) for last in (1, 1.5))
     weights = [one.network.layers[0].weight for one in (ramp, same, other)]
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-12)
     assert np.abs(weights[2] - weights[0]).max() > 1e-6
@@ -407,7 +441,8 @@ def test_histories_are_those_of_the_report():
     assert np.isnan(found["loss_exact"])
     ordered = [found[f"loss_{name}"] for name in ("clean", "attack", "coap", "ibp")]
     assert all(first < second for first, second in itertools.pairwise(ordered))
-    certified = jax.vmap(lambda x, y: losses.certified("coap")(problem.network, threat, x, y))(problem.x, problem.y)
+    coap = jax.vmap(losses.certified("coap"), (None, None, 0, 0))
+    certified = quick_jit(coap)(problem.network, threat, problem.x, problem.y)
     np.testing.assert_allclose(found["loss_coap"], jnp.mean(certified), rtol=1e-5)
     assert 0.6 <= found["budget_coap"] <= found["budget_ibp"]
     assert 0 <= found["budget_unreached"] <= 1

@@ -4,12 +4,14 @@ The file comes from auto_LiRPA 0.7 (IBP, CROWN family) and convex_adversarial 0.
 NumPy derivation to about 1e-12, and from a mixed-integer program for the exact minima; nothing here regenerates it.
 """
 
+import functools
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import quick_jit
 
 from simulator import attacks, bounds, networks, threats
 
@@ -38,35 +40,49 @@ def load(name):
 
 def over_radii_and_examples(function, radii, *examples):
     inner = jax.vmap(function, (None, *(0 for _ in examples)))
-    return jax.jit(jax.vmap(inner, (0, *(None for _ in examples))))(jnp.asarray(radii), *examples)
+    return quick_jit(jax.vmap(inner, (0, *(None for _ in examples))))(jnp.asarray(radii), *examples)
 
 
 def assert_close(ours, golden, tolerance=1e-9):
     np.testing.assert_allclose(np.asarray(ours), golden, rtol=tolerance, atol=tolerance * np.abs(golden).max())
 
 
+@functools.cache
+def margins(name, norm):
+    """Lower bounds [radii, examples, classes] by every method, in one program."""
+    network, x, y = load(name)
+
+    def lower(radius, x, label):
+        here = NORMS[norm](radius)
+        return {method: bounds.margin(network, here, x, label, method).lower for method in set(METHODS.values())}
+
+    return over_radii_and_examples(lower, GOLDEN[f"{name}/{norm}/eps"], x, y)
+
+
 @pytest.mark.parametrize("theirs", METHODS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_margins(name, norm, theirs):
-    network, x, y = load(name)
+    assert_close(margins(name, norm)[METHODS[theirs]], GOLDEN[f"{name}/{norm}/{theirs}"])
 
-    def lower(radius, x, label):
-        return bounds.margin(network, NORMS[norm](radius), x, label, METHODS[theirs]).lower
 
-    assert_close(over_radii_and_examples(lower, GOLDEN[f"{name}/{norm}/eps"], x, y), GOLDEN[f"{name}/{norm}/{theirs}"])
+@functools.cache
+def boxes(name, norm):
+    """Pre-activation bounds of every layer by the two methods whose golden values are kept, in one program."""
+    network, x, _ = load(name)
+
+    def each(radius, x):
+        here = NORMS[norm](radius)
+        return {theirs: bounds.preactivations(network, here, x, METHODS[theirs]) for theirs in ("COAP", "IBP")}
+
+    return over_radii_and_examples(each, GOLDEN[f"{name}/{norm}/eps"], x)
 
 
 @pytest.mark.parametrize("theirs", ["COAP", "IBP"])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_preactivations(name, norm, theirs):
-    network, x, _ = load(name)
-
-    def boxes(radius, x):
-        return bounds.preactivations(network, NORMS[norm](radius), x, METHODS[theirs])
-
-    found = over_radii_and_examples(boxes, GOLDEN[f"{name}/{norm}/eps"], x)
+    found = boxes(name, norm)[theirs]
     assert len(found) == sum(key.startswith(f"{name}/{norm}/{theirs}_l") for key in GOLDEN)
     for layer, box in enumerate(found):
         assert_close(box.lower, GOLDEN[f"{name}/{norm}/{theirs}_l{layer}"])
@@ -93,13 +109,9 @@ def test_exact_minima_lie_between_bounds_and_attacks():
 
     found = over_radii_and_examples(attacked, radii, x[:4], y[:4])
     assert np.all(np.asarray(found) >= exact - scale * np.abs(exact).max())
-    for method in set(METHODS.values()):
-
-        def lower(radius, x, label, rival, method=method):
-            return bounds.margin(network, threats.LInf(radius), x, label, method).lower[rival]
-
-        below = over_radii_and_examples(lower, radii, x[:4], y[:4], k)
-        assert np.all(np.asarray(below) <= exact + scale * np.abs(exact).max()), method
+    for method, lower in margins(name, "linf").items():
+        below = np.take_along_axis(np.asarray(lower)[:, :4], np.asarray(k)[None, :, None], axis=2)[..., 0]
+        assert np.all(below <= exact + scale * np.abs(exact).max()), method
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Layers of images, and the bounds of networks made of them, against the same networks written out as matrices."""
 
+import functools
 import itertools
 import math
 
@@ -10,8 +11,8 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from programs import quick_jit
 from scipy.signal import correlate2d
-from test_sandwich import quick_jit
 
 from simulator import attacks, bounds, data, losses, networks, threats, train
 from simulator.networks import AveragePool, Network, Normalisation, ReLU, Residual
@@ -226,24 +227,31 @@ def test_slopes_of_bounds_of_images_are_those_of_differences(method, float64):
     np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 2e-6, rtol=tolerance)
 
 
+@functools.cache
+def value_and_slopes(method):
+    """(network, x, radius) -> the sum of two bounds and its slopes by all three."""
+
+    def value(network, x, radius):
+        rows = networks.contrast(network, jnp.array(1), jnp.array([0, 2]))
+        return jnp.sum(bounds.lower(network, threats.L2(radius), x, rows, method))
+
+    return quick_jit(jax.value_and_grad(value, (0, 1, 2)))
+
+
 @pytest.mark.parametrize("case", ["dead", "unstable", "zero weights", "zero reach", "subnormal"])
 @pytest.mark.parametrize("method", quick(bounds.METHODS, ("ibp", "coap", "crown")))
 def test_extremes_of_images_give_numbers(case, method):
     network = convolutional()
     if case == "dead":
         network = eqx.tree_at(lambda n: n.layers[1].bias, network, network.layers[1].bias - 1e4)
-    x, rows = jnp.zeros(SIZE, jnp.float32), networks.contrast(network, jnp.array(1), jnp.array([0, 2]))
+    x = jnp.zeros(SIZE, jnp.float32)
     if case == "zero weights":
         network = jax.tree.map(jnp.zeros_like, network)
     if case == "subnormal":
         x = jnp.full(SIZE, 1e-40, jnp.float32)
 
-    def value(network, x, radius):
-        return jnp.sum(bounds.lower(network, threats.L2(radius), x, rows, method))
-
-    run = quick_jit(jax.value_and_grad(value, (0, 1, 2)))
     for radius in {"zero reach": (0.0,), "unstable": (1e3, 1e6), "subnormal": (1e-40,)}.get(case, (0.0, 1.0, 1e6)):
-        found, slopes = run(network, x, jnp.asarray(radius, jnp.float32))
+        found, slopes = value_and_slopes(method)(network, x, jnp.asarray(radius, jnp.float32))
         assert np.isfinite(found)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
 
@@ -331,7 +339,7 @@ def test_training_keeps_clean_statistics_and_leaves_constants_alone():
         )
     )
     recipe = train.Recipe(0.05, epochs=20, weight_decay=0.01)
-    fit = jax.jit(lambda: train.fit(jr.key(3), network, x, y, threats.L2(0.1), losses.certified("coap"), recipe))()
+    fit = quick_jit(lambda: train.fit(jr.key(3), network, x, y, threats.L2(0.1), losses.certified("coap"), recipe))()
     assert not fit.diverged
     assert fit.history["loss"][-1] < fit.history["loss"][0]
     assert fit.network.layers[0] == network.layers[0]

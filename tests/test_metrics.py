@@ -7,17 +7,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 from scipy.stats import norm
 
 from simulator import attacks, data, losses, metrics, networks, threats, train
 
 DIM, N = 4, 20000
 MARGIN, NOISE, RADIUS = 0.5, 0.8, 0.3
-
-
-def quick_jit(function):
-    """jit that spends little on optimising: these programs run once, so that compiling them is all the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def exact(key, network, threat, x, label):

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from test_losses import DIM, examples, over_examples, quick_jit, random_network
+from programs import quick_jit
+from test_losses import DIM, examples, over_examples, random_network
 from test_threats import THREATS, frame, members, outside
 
 from simulator import attacks, bounds, losses, networks, threats
@@ -111,18 +112,25 @@ def outside_hull(name, radius, delta):
     return np.maximum(np.abs(along[..., :3]).sum(-1) - radius, np.abs(along[..., 3:]).max(-1))
 
 
-@every_threat
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_small_set_is_inside_the_threat(threat, share):
-    network, radius = random_network((6,), 1), 0.7
+@functools.cache
+def small_sets(threat, radius):
+    """share -> centres and radii of the small sets about the examples."""
 
     def where(network, threat, x, y):
         return x, threat.radius
 
-    here = THREATS[threat](radius, DIM)
-    loss = losses.around_attack(attacks.fgsm, share, where)
-    x, y = examples()
-    centres, radii = quick_jit(jax.vmap(lambda x, y: loss(network, here, x, y)))(x, y)
+    def placed(share):
+        loss = losses.around_attack(attacks.fgsm, share, where)
+        return jax.vmap(lambda x, y: loss(random_network((6,), 1), THREATS[threat](radius, DIM), x, y))(*examples())
+
+    return quick_jit(placed)
+
+
+@every_threat
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_small_set_is_inside_the_threat(threat, share):
+    radius, (x, _) = 0.7, examples()
+    centres, radii = small_sets(threat, radius)(jnp.array(share))
     np.testing.assert_allclose(radii, share * radius, rtol=1e-12)
     reached = np.asarray(centres - x)[:, None] + share * radius * members(threat, DIM, 200)[None]
     assert outside_hull(threat, radius, reached).max() <= 1e-12
@@ -130,13 +138,24 @@ def test_the_small_set_is_inside_the_threat(threat, share):
     assert outside_hull(threat, (1 - share) * radius, np.asarray(centres - x)).max() > -1e-9
 
 
+@functools.cache
+def scheduled(threat):
+    """share -> the exact losses of the examples, and those of every schedule of bounds."""
+
+    def values(share):
+        ways = [losses.exact, *(schedule.at(share) for schedule in (losses.crown_ibp(), losses.fast_ibp()))]
+        here = THREATS[threat](0.4, DIM)
+        return jax.vmap(lambda x, y: [way(random_network((6,), 1), here, x, y) for way in ways])(*examples())
+
+    return quick_jit(values)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("threat", ["signal", "segments"])
 def test_schedules_of_bounds_are_sound_throughout(threat, share):
-    network, here = random_network((6,), 1), THREATS[threat](0.4, DIM)
-    exact = over_examples(losses.exact, network, here)
-    for schedule in (losses.crown_ibp(), losses.fast_ibp()):
-        assert_at_most(exact, over_examples(schedule.at(jnp.array(share)), network, here))
+    exact, *bounded = map(np.asarray, scheduled(threat)(jnp.array(share)))
+    for found in bounded:
+        assert_at_most(exact, found)
 
 
 def test_a_schedule_has_its_two_ends_and_what_lies_between():
@@ -144,10 +163,14 @@ def test_a_schedule_has_its_two_ends_and_what_lies_between():
     ibp, crown = (over_examples(losses.certified(name), network, here) for name in ("ibp", "crown-ibp"))
     half = over_examples(losses.certified("crown-ibp", 0.5), network, here)
     assert np.all(ibp != crown)
-    found = [over_examples(losses.crown_ibp().at(jnp.array(share)), network, here) for share in (0.0, 0.5, 1.0)]
-    for ours, expected in zip(found, (crown, half, ibp), strict=True):
+
+    def along(schedule, shares):
+        at = jax.vmap(lambda share, x, y: schedule.at(share)(network, here, x, y), (None, 0, 0))
+        return np.asarray(quick_jit(jax.vmap(at, (0, None, None)))(jnp.array(shares), *examples()))
+
+    for ours, expected in zip(along(losses.crown_ibp(), [0.0, 0.5, 1.0]), (crown, half, ibp), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-12)
-    fast = [over_examples(losses.fast_ibp(0.8).at(jnp.array(share)), network, here) for share in (0.0, 0.75, 1.0)]
+    fast = along(losses.fast_ibp(0.8), [0.0, 0.75, 1.0])
     np.testing.assert_allclose(fast[2], ibp, rtol=1e-12)
     np.testing.assert_allclose(fast[1] - ibp, (fast[0] - ibp) / 4, rtol=1e-9)
     assert np.any(fast[0] > ibp + 0.1)
@@ -293,10 +316,15 @@ def linear_margins():
     return network, weight, np.asarray(examples()[0]) @ weight + bias
 
 
+@quick_jit
 def kl_terms(network, threat):
     """KL(f(x) || f(x + delta)) that TRADES finds."""
-    both = [over_examples(losses.trades(c), network, threat) for c in (0.0, 2.5)]
-    return (both[1] - both[0]) / 2.5
+
+    def at(x, y):
+        without, some = jax.vmap(lambda c: losses.trades(c)(network, threat, x, y))(jnp.array([0.0, 2.5]))
+        return (some - without) / 2.5
+
+    return jax.vmap(at)(*examples())
 
 
 def test_on_a_linear_network_trades_finds_the_largest_kl():

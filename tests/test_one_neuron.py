@@ -1,5 +1,6 @@
 """One neuron: population slopes against samples and other quadratures, and the regions against published thresholds."""
 
+import functools
 import itertools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import scipy.stats
+from programs import quick_jit
 
 from simulator import losses, networks, theory
 from simulator.data import LinearlySeparable
@@ -35,27 +37,47 @@ def slopes(along, across, a, b, epsilon):
     return theory.one_neuron_slopes(*array(along, across, a, b), TASK, jnp.asarray(epsilon))
 
 
+REST = (0, 0.6, 0, 0.8)
+"""The direction of the weights across the signal."""
+LOSSES = {"adversarial": losses.exact, "coap": losses.certified("coap")}
+
+
+@functools.cache
+def slopes_at_examples(name):
+    """(case, x, y) -> the slope of a loss by the weight along the signal, at every example."""
+
+    def at(case, x, y):
+        along, across, a, b, epsilon = case
+
+        def loss(weight):
+            network = networks.one_neuron((across * jnp.array(REST)).at[0].set(weight), a, b)
+            return LOSSES[name](network, SignalDirected(epsilon, jnp.eye(4)[0]), x, y)
+
+        return jax.grad(loss)(along)
+
+    return jax.jit(jax.vmap(at, (None, 0, 0)))
+
+
+@functools.cache
+def draws():
+    """Examples of the task, which has its signal along the first axis."""
+    return quick_jit(lambda key: LinearlySeparable(4, GAMMA, SIGMA).sample(key, DRAWS))(jr.key(0))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_slopes_are_means_over_samples(case, float64):
     """Against automatic differentiation of the losses on drawn examples, to 5 standard errors."""
-    along, across, a, b, epsilon = case
-    task = LinearlySeparable(4, GAMMA, SIGMA)
-    x, y = task.sample(jr.key(0), DRAWS)
-    rest, threat = jnp.array([0, 0.6, 0, 0.8]), SignalDirected(epsilon, task.direction)
+    along, across, *_, epsilon = case
+    x, y = draws()
     predicted = slopes(*case)
-    for name, loss in (("adversarial", losses.exact), ("coap", losses.certified("coap"))):
-
-        def at(weight, x, y, loss=loss):
-            network = networks.one_neuron((across * rest).at[0].set(weight), *array(a, b))
-            return loss(network, threat, x, y)
-
-        found = np.asarray(jax.jit(jax.vmap(jax.grad(at), (None, 0, 0)))(jnp.asarray(along), x, y))
+    for name in LOSSES:
+        found = np.asarray(slopes_at_examples(name)(array(*case), x, y))
         mean, deviation = getattr(predicted, name)
         assert abs(found.mean() - mean) < 5 * deviation / DRAWS**0.5
         # The variance of a sample variance, from the sample's own fourth moment.
         spread = np.std((found - found.mean()) ** 2) / DRAWS**0.5
         assert abs(found.var() - deviation**2) < 5 * spread
-    at_x = np.asarray(x) @ np.append(along, across * np.asarray(rest)[1:])
+    at_x = np.asarray(x) @ np.append(along, across * np.asarray(REST)[1:])
     unstable = (np.asarray(y) > 0) & (np.abs(at_x) < epsilon * along)
     expected = float(predicted.unstable)
     assert abs(unstable.mean() - expected) < 5 * (expected * (1 - expected) / DRAWS) ** 0.5

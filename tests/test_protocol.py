@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import xarray as xr
+from programs import quick_jit
 from scipy import stats
 
 from simulator import losses, metrics, networks, span, studies, theory, train, trials
@@ -57,10 +58,11 @@ def test_neurons(problem, radius):
 def test_snapshots_are_trainings_of_that_length(problem):
     recipe = train.Recipe(0.1, 0.9, epochs=6, batch=4)
     threat, loss = L2(0.2), losses.certified("ibp")
-    (then, found), diverged = protocol.snapshots(problem, jr.key(2), threat, loss, recipe, (2, 6))
+    (then, found), diverged = quick_jit(lambda: protocol.snapshots(problem, jr.key(2), threat, loss, recipe, (2, 6)))()
     assert not diverged
     for index, epochs in enumerate((2, 6)):
-        fit = problem.fit(jr.key(2), threat, loss, dataclasses.replace(recipe, epochs=epochs))
+        shorter = dataclasses.replace(recipe, epochs=epochs)
+        fit = quick_jit(lambda shorter=shorter: problem.fit(jr.key(2), threat, loss, shorter))()
         same = jax.tree.map(lambda leaf, i=index: leaf[i], then)
         for one, other in zip(jax.tree.leaves(same), jax.tree.leaves(fit.network), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
@@ -115,14 +117,15 @@ def test_deviations_are_those_of_a_normal_variable():
 def test_noise_has_the_margin_of_its_own_part(float64):
     task = LinearlySeparable(40, 2.0, 0.7)
     x, y = task.sample(jr.key(0), 15)
-    found = prediction.noise_margin(task, x, y)
+    noise_margin = quick_jit(prediction.noise_margin)
+    found = noise_margin(task, x, y)
     z = x * y.astype(x.dtype)[:, None]
-    expected = theory.max_margin(z.at[:, 0].set(0), L2(0.0)).value
+    expected = quick_jit(theory.max_margin)(z.at[:, 0].set(0), L2(0.0)).value
     np.testing.assert_allclose(found, expected, rtol=1e-7)
     # In the span of the points it is the same.
     problem = span.fewest(span.problem(task, networks.mlp(jr.key(1), 40, (3,)), x, y))
-    np.testing.assert_allclose(prediction.noise_margin(problem.task, problem.x, problem.y), expected, rtol=1e-7)
-    assert np.isnan(prediction.noise_margin(ConcentricSpheres(40), x, y))
+    np.testing.assert_allclose(noise_margin(problem.task, problem.x, problem.y), expected, rtol=1e-7)
+    assert np.isnan(noise_margin(ConcentricSpheres(40), x, y))
 
 
 def test_noise_that_is_never_separable_is_not_solved_for():

@@ -1,11 +1,14 @@
 """Optimised slopes, worse lines and random projections: what each promises, and what it does not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from test_sandwich import quick_jit, random_network
+from programs import quick_jit
+from test_sandwich import random_network
 from test_threats import THREATS
 
 from simulator import attacks, bounds, losses, networks, threats, train
@@ -111,9 +114,14 @@ def test_few_projections_are_wrong_on_both_sides(float64):
 
 def test_one_hidden_layer_needs_no_estimate(float64):
     network = random_network(np.random.default_rng(0), DIM, (10,), 3)
-    for x in points(3):
+
+    @quick_jit
+    def both(x):
         guess = bounds.estimate(jr.key(0), network, threats.L2(0.3), x, jnp.array(0), 3)
-        exact = bounds.margin(network, threats.L2(0.3), x, jnp.array(0), "coap")
+        return guess, bounds.margin(network, threats.L2(0.3), x, jnp.array(0), "coap")
+
+    for x in points(3):
+        guess, exact = both(x)
         np.testing.assert_allclose(guess.margins, exact.lower, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(guess.unstable, exact.unstable)
 
@@ -148,18 +156,23 @@ def test_what_projections_cannot_do_is_refused(threat, network, count, message):
         bounds.estimate(jr.key(0), network, threat, jnp.zeros(DIM), jnp.array(0), count)
 
 
+@functools.cache
+def value_and_slopes(method):
+    """(network, x, radius) -> the sum of two bounds and its slopes by all three."""
+
+    def total(network, x, radius):
+        rows = networks.contrast(network, jnp.array(0), jnp.array([1, 2]))
+        return jnp.sum(bounds.lower(network, threats.L2(radius), x, rows, method))
+
+    return quick_jit(jax.value_and_grad(total, (0, 1, 2)))
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1.0])
 @pytest.mark.parametrize("method", ["alpha-crown", "forward", "hbox"])
 def test_extremes_give_numbers(method, size):
     network = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), deep())
     scaled = jax.tree.map(lambda leaf: leaf * size, network)
-    rows = networks.contrast(network, jnp.array(0), jnp.array([1, 2]))
-
-    def total(net, x, radius):
-        return jnp.sum(bounds.lower(net, threats.L2(radius), x, rows, method))
-
-    run = quick_jit(jax.value_and_grad(total, (0, 1, 2)))
     for radius in (0.0, 1e-30, 1.0, 1e6):
-        value, slopes = run(scaled, jnp.zeros(DIM, jnp.float32), jnp.asarray(radius, jnp.float32))
+        value, slopes = value_and_slopes(method)(scaled, jnp.zeros(DIM, jnp.float32), jnp.asarray(radius, jnp.float32))
         assert np.isfinite(value)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 from test_threats import THREATS, frame, members, outside
 
 from simulator import attacks, bounds, data, losses, networks, threats, train
@@ -43,11 +44,6 @@ every_method = pytest.mark.parametrize(
 )
 
 
-def quick_jit(function):
-    """jit that spends little on optimising: these programs run once, so that compiling them is all the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def random_network(rng, dim, widths, outputs):
     sizes = (dim, *widths, outputs)
     return networks.from_weights(
@@ -70,7 +66,13 @@ def trained(loss, network):
     return quick_jit(lambda: train.fit(jr.key(0), network, x, y, threats.L2(0.5), loss, recipe).network)()
 
 
-def some_networks(shape):
+def together(method):
+    """The methods that are compiled with this one: the quick tests leave out the programs of the variants."""
+    return tuple(name for name in bounds.METHODS if (name in VARIANTS) == (method in VARIANTS))
+
+
+@functools.cache
+def some_networks(shape, dtype):
     """Random networks stacked along a leading axis; for the shape "trained", two of them trained."""
     rng = np.random.default_rng(3)
     drawn = [random_network(rng, *SHAPES[shape]) for _ in range(DRAWS)]
@@ -92,31 +94,50 @@ def margins_found(network, threat, x, label, start):
     return jnp.stack([one.margin for one in found])
 
 
-@functools.cache
-def results(threat, shape, dtype):
-    """Clean, attacked, sampled margins and every bound at every network and radius (leading axes), in one program."""
+def over_grid(one, threat, shape, dtype):
+    """`one(network, here, x, label, start)` at every network and radius (leading axes), in one program."""
     dim, _, outputs = SHAPES[shape]
 
-    def one(network, x, label, start, radius):
-        here = THREATS[threat](radius, dim)
-        inside = radius * jnp.asarray(members(threat, dim, 64), x.dtype)
-        rows = networks.contrast(network, label, networks.others(network, label))
-        return {
-            "clean": networks.margins(network, x, label),
-            "attacked": margins_found(network, here, x, label, start),
-            "sampled": jnp.min(jax.vmap(lambda delta: networks.margins(network, x + delta, label))(inside), axis=0),
-            "bounds": {name: bounds.lower(network, here, x, rows, name) for name in bounds.METHODS},
-            "apart": bounds.lower(network, here, x, rows, "ibp", merged=False),
-        }
+    def at(network, x, label, start, radius):
+        return one(network, THREATS[threat](radius, dim), x, label, start)
 
     rng = np.random.default_rng(4)
     with jax.enable_x64(dtype == "float64"):
         x, start = (jnp.asarray(rng.normal(size=(DRAWS, dim))) for _ in range(2))
         label = jnp.asarray(rng.integers(max(2, outputs), size=DRAWS), jnp.int32)
-        over = jax.vmap(jax.vmap(one, (None, None, None, None, 0)), (0, 0, 0, 0, None))
-        found = quick_jit(over)(some_networks(shape), x, label, start, jnp.asarray(RADII))
-        assert found["clean"].dtype == dtype
+        over = jax.vmap(jax.vmap(at, (None, None, None, None, 0)), (0, 0, 0, 0, None))
+        found = quick_jit(over)(some_networks(shape, dtype), x, label, start, jnp.asarray(RADII))
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
         return jax.tree.map(np.asarray, found)
+
+
+@functools.cache
+def reached(threat, shape, dtype):
+    """Clean, attacked and sampled margins."""
+
+    def one(network, here, x, label, start):
+        inside = here.radius * jnp.asarray(members(threat, SHAPES[shape][0], 64), x.dtype)
+        return {
+            "clean": networks.margins(network, x, label),
+            "attacked": margins_found(network, here, x, label, start),
+            "sampled": jnp.min(jax.vmap(lambda delta: networks.margins(network, x + delta, label))(inside), axis=0),
+        }
+
+    return over_grid(one, threat, shape, dtype)
+
+
+@functools.cache
+def lower_bounds(methods, threat, shape, dtype):
+    """By method; with interval bounds also theirs of the logits apart."""
+
+    def one(network, here, x, label, start):
+        rows = networks.contrast(network, label, networks.others(network, label))
+        found = {name: bounds.lower(network, here, x, rows, name) for name in methods}
+        return found | (
+            {"apart": bounds.lower(network, here, x, rows, "ibp", merged=False)} if "ibp" in methods else {}
+        )
+
+    return over_grid(one, threat, shape, dtype)
 
 
 def assert_below(lower, upper, dtype):
@@ -129,8 +150,7 @@ def assert_below(lower, upper, dtype):
 @every_threat
 @every_method
 def test_no_attack_goes_below_a_bound(method, threat, dtype, shape):
-    found = results(threat, shape, dtype)
-    bound = found["bounds"][method]
+    found, bound = reached(threat, shape, dtype), lower_bounds(together(method), threat, shape, dtype)[method]
     assert_below(bound.min(axis=2, keepdims=True), found["attacked"], dtype)
     assert_below(bound, found["sampled"], dtype)
 
@@ -138,7 +158,7 @@ def test_no_attack_goes_below_a_bound(method, threat, dtype, shape):
 @every_run
 @every_threat
 def test_no_attack_goes_below_the_exact_value_which_falls_with_the_radius(threat, dtype, shape):
-    attacked = results(threat, shape, dtype)["attacked"]
+    attacked = reached(threat, shape, dtype)["attacked"]
     known = threat in ("signal", "segments") and len(SHAPES[shape][1]) == 1
     assert attacked.shape[2] == 3 + known
     if known:
@@ -151,33 +171,37 @@ def test_no_attack_goes_below_the_exact_value_which_falls_with_the_radius(threat
 @every_threat
 @every_method
 def test_at_radius_0_the_bound_is_the_margin(method, threat, dtype, shape):
-    found = results(threat, shape, dtype)
-    bound, clean = found["bounds"][method][:, 0], found["clean"][:, 0]
+    bound = lower_bounds(together(method), threat, shape, dtype)[method][:, 0]
+    clean = reached(threat, shape, dtype)["clean"][:, 0]
     np.testing.assert_allclose(bound, clean, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @every_run
 @every_threat
 def test_interval_bounds_fall_with_the_radius(threat, dtype, shape):
-    found = results(threat, shape, dtype)
-    for bound in (found["bounds"]["ibp"], found["apart"]):
+    found = lower_bounds(together("ibp"), threat, shape, dtype)
+    for bound in (found["ibp"], found["apart"]):
         assert_below(bound[:, 1:], bound[:, :-1], dtype)
 
 
 @every_run
 @every_threat
 def test_bounding_the_logits_apart_is_looser(threat, dtype, shape):
-    found = results(threat, shape, dtype)
-    assert_below(found["apart"], found["bounds"]["ibp"], dtype)
+    found = lower_bounds(together("ibp"), threat, shape, dtype)
+    assert_below(found["apart"], found["ibp"], dtype)
     if SHAPES[shape][2] > 1:  # a single output has no second logit to bound apart
-        assert np.all(found["apart"][:, -1] < found["bounds"]["ibp"][:, -1] - 1e-3)
+        assert np.all(found["apart"][:, -1] < found["ibp"][:, -1] - 1e-3)
 
 
 def lower(pairs, radius, method, x):
     """The bound of a single-output network over an interval around x."""
     network = networks.from_weights([(jnp.array(weight), jnp.array(bias)) for weight, bias in pairs])
-    x = jnp.array(x)
-    return float(bounds.lower(network, threats.LInf(radius), x, jnp.ones((1, 1), x.dtype), method)[0])
+    return float(lowest(network, jnp.asarray(radius), method, jnp.array(x)))
+
+
+@functools.partial(quick_jit, static_argnums=2)
+def lowest(network, radius, method, x):
+    return bounds.lower(network, threats.LInf(radius), x, jnp.ones((1, 1), x.dtype), method)[0]
 
 
 def test_for_one_neuron_that_counts_positively_ibp_is_exact_and_coap_is_not(float64):
@@ -234,8 +258,8 @@ STABLE_DIM, RADIUS = 5, 0.3
 
 
 @functools.cache
-def details(threat):
-    """`bounds.margin` by every method, on a random network and on one whose neurons all stay active."""
+def details(methods, threat):
+    """`bounds.margin` by these methods, on a random network and on one whose neurons all stay active."""
     rng = np.random.default_rng(5)
     with jax.enable_x64(True):
         plain = random_network(rng, STABLE_DIM, (7, 6), 3)
@@ -244,13 +268,13 @@ def details(threat):
 
         def one(network):
             here, label = THREATS[threat](RADIUS, STABLE_DIM), jnp.array(1)
-            found = {method: bounds.margin(network, here, x, label, method) for method in bounds.METHODS}
+            found = {method: bounds.margin(network, here, x, label, method) for method in methods}
             rows = networks.contrast(network, label, jnp.arange(3))
             at_worst = {
                 method: jax.vmap(lambda row, delta: row @ network(x + delta))(rows, bound.worst)
                 for method, bound in found.items()
             }
-            boxes = {method: bounds.preactivations(network, here, x, method) for method in bounds.METHODS}
+            boxes = {method: bounds.preactivations(network, here, x, method) for method in methods}
             return found, at_worst, boxes
 
         return jax.tree.map(np.asarray, quick_jit(jax.vmap(one))(stack))
@@ -277,33 +301,37 @@ def test_a_set_that_is_not_symmetric_is_bounded_on_both_sides(method, float64):
     rng, dim = np.random.default_rng(6), 5
     network, x = random_network(rng, dim, (12, 8), 3), jnp.asarray(rng.normal(size=dim))
     threat = OneSided(1.5, jnp.asarray(frame(dim)[0]))
-    members = jnp.outer(jnp.linspace(0, threat.radius, 200), threat.direction)
-    first = jax.vmap(lambda delta: network.layers[0](x + delta))(members)
-    box = bounds.preactivations(network, threat, x, method)[0]
-    np.testing.assert_allclose([box.lower, box.upper], [first.min(axis=0), first.max(axis=0)], rtol=1e-12)
-    bound = bounds.margin(network, threat, x, jnp.array(1), method)
-    logits = jax.vmap(lambda delta: network(x + delta))(members)
-    assert np.all(bound.lower <= (logits[:, 1:2] - logits).min(axis=0) + 1e-9)
+
+    @quick_jit
+    def run(x):
+        members = jnp.outer(jnp.linspace(0, threat.radius, 200), threat.direction)
+        at_members = jax.vmap(lambda delta: (network.layers[0](x + delta), network(x + delta)))(members)
+        box = bounds.preactivations(network, threat, x, method)[0]
+        return *at_members, (box.lower, box.upper), bounds.margin(network, threat, x, jnp.array(1), method).lower
+
+    first, logits, box, bound = run(x)
+    np.testing.assert_allclose(box, [first.min(axis=0), first.max(axis=0)], rtol=1e-12)
+    assert np.all(bound <= (logits[:, 1:2] - logits).min(axis=0) + 1e-9)
 
 
 @some_threats
 @every_method
 def test_the_worst_perturbation_is_a_member(method, threat):
-    worst = details(threat)[0][method].worst
+    worst = details(together(method), threat)[0][method].worst
     assert np.all(outside(threat, RADIUS, worst) <= 1e-12)
 
 
 @some_threats
 @every_method
 def test_no_bound_exceeds_the_margin_at_its_own_worst_perturbation(method, threat):
-    found, at_worst, _ = details(threat)
+    found, at_worst, _ = details(together(method), threat)
     assert_below(found[method].lower, at_worst[method], "float64")
 
 
 @some_threats
 @every_method
 def test_where_all_neurons_are_stable_the_linear_bounds_are_attained(method, threat):
-    found, at_worst, _ = details(threat)
+    found, at_worst, _ = details(together(method), threat)
     bound, margin = found[method].lower[1], at_worst[method][1]
     assert found[method].unstable[1] == 0
     if method == "ibp":
@@ -315,7 +343,7 @@ def test_where_all_neurons_are_stable_the_linear_bounds_are_attained(method, thr
 @some_threats
 @every_method
 def test_the_unstable_share_is_the_count_of_straddling_boxes(method, threat):
-    found, _, boxes = details(threat)
+    found, _, boxes = details(together(method), threat)
     corners = [(box.lower[0], box.upper[0]) for box in jax.tree.map(jnp.asarray, boxes[method])]
     straddling = [(lower < 0) & (upper > 0) for lower, upper in corners]
     assert [box.shape for box in straddling] == [(7,), (6,)]
@@ -327,7 +355,7 @@ def test_the_unstable_share_is_the_count_of_straddling_boxes(method, threat):
 @some_threats
 @every_method
 def test_the_bound_against_its_own_label_is_zero(method, threat):
-    np.testing.assert_array_equal(details(threat)[0][method].lower[:, 1], 0)
+    np.testing.assert_array_equal(details(together(method), threat)[0][method].lower[:, 1], 0)
 
 
 CASES = ("generic", "radius 0", "all zero", "zero weights", "dead", "radius 1e6")
@@ -350,14 +378,14 @@ def degenerate_points(rng):
 
 
 @functools.cache
-def gradients(threat):
-    """Values and gradients of every method with respect to weights, x and radius, with the direction of the steps."""
+def gradients(methods, threat):
+    """Values and gradients of these methods with respect to weights, x and radius, with the direction of the steps."""
 
     def values(point):
         network, x, radius = point
         rows = jnp.array([[1.0, -1.0], [0.3, 2.0]], x.dtype)
         here = THREATS[threat](radius, 4)
-        return {method: jnp.sum(bounds.lower(network, here, x, rows, method)) for method in bounds.METHODS}
+        return {method: jnp.sum(bounds.lower(network, here, x, rows, method)) for method in methods}
 
     with jax.enable_x64(True):
         points, direction = degenerate_points(np.random.default_rng(6))
@@ -369,7 +397,7 @@ def gradients(threat):
 @every_method
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_finite(case, method, threat):
-    value, gradient, _ = gradients(threat)
+    value, gradient, _ = gradients(together(method), threat)
     assert np.isfinite(value[method][CASES.index(case)])
     assert all(np.all(np.isfinite(leaf[CASES.index(case)])) for leaf in jax.tree.leaves(gradient[method]))
 
@@ -377,7 +405,7 @@ def test_values_and_gradients_are_finite(case, method, threat):
 @some_threats
 @every_method
 def test_gradients_equal_finite_differences(method, threat):
-    value, gradient, direction = gradients(threat)
+    value, gradient, direction = gradients(together(method), threat)
     slope = (value[method][-2] - value[method][-1]) / (2 * STEP)
     products = jax.tree.map(lambda g, v: np.sum(g[0] * v), gradient[method], direction)
     np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-6, atol=1e-7)

@@ -1,10 +1,13 @@
 """Training in the span against the plain form, in double precision, and the law of what leaves the span."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 from scipy import stats
 
 from simulator import attacks, data, losses, metrics, networks, span, threats, train
@@ -79,14 +82,19 @@ def full_problem(task="linear", widths=(6,), outputs=2, init="torch"):
     return span.problem(made, network, x, y, directions)
 
 
+@functools.cache
+def training(loss):
+    """(problem, threat, recipe) -> its training; numbers of a recipe that differ share a program."""
+
+    def run(problem, threat, recipe):
+        signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
+        return problem.fit(jr.key(4), threat, LOSSES[loss], recipe, signal=signal)
+
+    return quick_jit(run)
+
+
 def fitted(problem, threat, loss="pgd", recipe="momentum"):
-    signal = jax.vmap(problem.task.signal)(problem.x, problem.y)
-    found = threat_of(threat, problem)
-    run = jax.jit(
-        lambda: problem.fit(jr.key(4), found, LOSSES[loss], RECIPES[recipe], signal=signal),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    return run()
+    return training(loss)(problem, threat_of(threat, problem), RECIPES[recipe])
 
 
 def assert_same_training(full, **how):
@@ -102,8 +110,21 @@ def assert_same_training(full, **how):
     )
 
 
-@pytest.mark.parametrize("threat", INVARIANT)
-@pytest.mark.parametrize("loss", LOSSES)
+def paired(threats, losses, quick):
+    """All pairs of a threat and a loss; those are quick of which `quick` holds, the others slow."""
+    return pytest.mark.parametrize(
+        ("threat", "loss"),
+        [
+            pytest.param(threat, loss, marks=[] if quick(threat, loss) else pytest.mark.slow)
+            for threat in threats
+            for loss in losses
+        ],
+    )
+
+
+@paired(
+    INVARIANT, LOSSES, lambda threat, loss: threat == "l2" or loss == "coap" or (threat, loss) == ("segments", "pgd")
+)
 def test_every_threat_and_loss(threat, loss):
     assert_same_training(full_problem(), threat=threat, loss=loss)
 
@@ -114,8 +135,7 @@ def test_every_recipe(recipe, loss):
     assert_same_training(full_problem(), threat="l2", loss=loss, recipe=recipe)
 
 
-@pytest.mark.parametrize("threat", INVARIANT)
-@pytest.mark.parametrize("loss", ["pgd", "crown-ibp, annealed"])
+@paired(INVARIANT, ("pgd", "crown-ibp, annealed"), lambda threat, loss: loss == "pgd" or threat == "signal")
 def test_sets_tied_to_examples_whose_signals_differ(threat, loss):
     assert_same_training(full_problem("spheres"), threat=threat, loss=loss)
 
@@ -209,7 +229,7 @@ def test_given_examples_are_judged_alike(task, threat):
     folded = span.coordinates(x, basis)
 
     def measured(problem, points):
-        return jax.jit(
+        return quick_jit(
             lambda: metrics.examine_all(
                 jr.key(0), problem.network, problem.task, threat_of(threat, problem), points, y, lambda _, *e: apgd(*e)
             )
@@ -267,7 +287,7 @@ def test_the_law_of_measured_errors_is_the_same():
             return attacks.restarts(key, apgd_from, *example, count=2, draw=problem.task.isotropic)
 
         threat = threats.Orthogonal(1.0)
-        return jax.jit(
+        return quick_jit(
             lambda: metrics.evaluate(jr.key(12), problem.network, problem.task, threat, attack, n=n, chunk=500)
         )()
 

@@ -153,6 +153,7 @@ def ok(result, name):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_run_is_complete(finished):
     study, settings, result = finished
     assert result.attrs["complete"] is True
@@ -167,6 +168,7 @@ def test_run_is_complete(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_names_are_those_of_the_contract(compared):
     study, settings, result = compared
     grid = study.grid(settings)
@@ -186,6 +188,7 @@ def test_names_are_those_of_the_contract(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_values_are_in_their_range(compared):
     _, _, result = compared
     done = (result["status"] == "ok").values
@@ -203,6 +206,7 @@ def test_values_are_in_their_range(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_errors_are_ordered(compared):
     """Wrong at x implies wrong somewhere in the set, which implies not proven right on it."""
     _, _, result = compared
@@ -213,6 +217,7 @@ def test_errors_are_ordered(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_training_learns_something(compared):
     """The defences are run in earnest: some cell is clearly better than guessing."""
     _, _, result = compared
@@ -220,6 +225,7 @@ def test_training_learns_something(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_trials_differ_and_defences_share_them(compared):
     _, _, result = compared
     assert result["trial"].size > 1
@@ -234,6 +240,7 @@ def test_trials_differ_and_defences_share_them(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_verdict(finished):
     study, _, result = finished
     verdict = study.verdict(result)
@@ -245,6 +252,7 @@ def test_verdict(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("kept", [{"defence": ["coap"]}, {"trial": [0]}, {"epsilon": slice(0, 1)}])
 def test_verdict_of_too_little_data(compared, kept):
     """A verdict says what is missing, and never holds for want of data."""
@@ -258,6 +266,7 @@ def test_verdict_of_too_little_data(compared, kept):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_figure_and_gallery(finished, tmp_path):
     study, _, result = finished
     assert isinstance(study.figure(result, study.published), Figure)
@@ -276,6 +285,7 @@ def test_figure_and_gallery(finished, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_comparison_and_summary(compared):
     study, _, result = compared
     table = studies.comparison(study, result)
@@ -296,6 +306,7 @@ def test_comparison_and_summary(compared):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_same_seed_gives_the_same_numbers_in_parts(compared, tmp_path):
     """One defence and one trial alone: the settings left out change no number of those kept."""
     study, settings, result = compared
@@ -316,6 +327,7 @@ def test_same_seed_gives_the_same_numbers_in_parts(compared, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_predictions_lie_beside_what_they_predict(predicted):
     study, settings, result = predicted
     cells = (*study.grid(settings).axes, "trial")
@@ -331,6 +343,7 @@ def test_predictions_lie_beside_what_they_predict(predicted):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_theory_study_finds_what_it_predicts_only_there(predicted):
     """The same result with the simulated errors of another place is no agreement."""
     study, _, result = predicted
@@ -342,6 +355,7 @@ def test_a_theory_study_finds_what_it_predicts_only_there(predicted):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "kept", [{"epsilon": slice(0, 1)}, {"trial": slice(0, 1)}, {"share": slice(0, 1)}, {"dim": slice(0, 1)}]
 )

@@ -1,5 +1,7 @@
 """Closed forms against simulation within 5 standard errors, and against other derivations to rounding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,6 +11,7 @@ import scipy.integrate
 import scipy.optimize
 import scipy.special
 import scipy.stats
+from programs import quick_jit
 from test_threats import THREATS, frame
 
 from simulator import networks, theory, threats
@@ -35,11 +38,17 @@ def margins(weight, bias, x, y):
     return np.asarray(y) * (np.asarray(x) @ np.asarray(weight) + float(bias))
 
 
+@functools.cache
+def separable_draws():
+    """A task in double precision and a million examples of it."""
+    task = LinearlySeparable(DIM, 1.0, 0.9, jnp.asarray(frame(DIM)[1]))
+    return task, *(np.asarray(part) for part in quick_jit(lambda key: task.sample(key, DRAWS))(jr.key(0)))
+
+
 @every_threat
 def test_errors_on_separable_data(name, float64):
     weight, bias = weights()
-    task, threat = LinearlySeparable(DIM, 1.0, 0.9, jnp.asarray(frame(DIM)[1])), THREATS[name](0.3, DIM)
-    x, y = task.sample(jr.key(0), DRAWS)
+    (task, x, y), threat = separable_draws(), THREATS[name](0.3, DIM)
     found = theory.separable_errors(weight, bias, task, threat)
     margin = margins(weight, bias, x, y)
     reach = np.where(y > 0, threat.support(-weight), threat.support(weight))
@@ -121,11 +130,17 @@ def test_a_folded_task_is_refused():
 # ---- Gaussian features ----
 
 
+@functools.cache
+def feature_draws():
+    """A million inputs."""
+    return np.asarray(jr.normal(jr.key(0), (DRAWS, DIM)))
+
+
 @every_threat
 def test_errors_on_gaussian_features(name, float64):
     weight, truth, threat = weights(3)[0], jnp.asarray(frame(DIM)[0]), THREATS[name](0.3, DIM)
-    x = jr.normal(jr.key(0), (DRAWS, DIM))
-    y = jnp.sign(x @ truth)
+    x = feature_draws()
+    y = np.sign(x @ np.asarray(truth))
     found = theory.feature_errors(weight, truth, threat)
     assert_within_5_standard_errors(found.standard, margins(weight, 0, x, y) <= 0)
     assert_within_5_standard_errors(found.robust, margins(weight, 0, x, y) <= threat.support(weight))

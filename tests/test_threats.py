@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from programs import quick_jit
 
 from simulator import threats
 
@@ -110,7 +111,7 @@ def table(name):
         }
 
     with jax.enable_x64(True):
-        over = jax.jit(jax.vmap(jax.vmap(everything, (None, 0)), (0, None)))
+        over = quick_jit(jax.vmap(jax.vmap(everything, (None, 0)), (0, None)))
         return jax.tree.map(np.asarray, over(jnp.asarray(RADII), jnp.asarray(vectors())))
 
 
@@ -135,7 +136,7 @@ def test_project_is_idempotent(name):
 def test_members_stay_where_they_are(name):
     with jax.enable_x64(True):
         inside = 2 * members(name, DIM, 50)
-        kept = jax.jit(jax.vmap(THREATS[name](2.0, DIM).project))(jnp.asarray(inside))
+        kept = quick_jit(jax.vmap(THREATS[name](2.0, DIM).project))(jnp.asarray(inside))
     np.testing.assert_allclose(kept, inside, atol=1e-12)
 
 
@@ -236,7 +237,7 @@ def test_worst_through_a_matrix_attains_the_support_of_the_products(name, float6
 def test_one_radius_per_example_by_vmap(name, float64):
     stacked = jax.vmap(lambda radius: THREATS[name](radius, DIM))(jnp.asarray(RADII))
     w = jnp.asarray(vectors()[: RADII.size])
-    found = jax.jit(jax.vmap(lambda threat, w: (threat.support(w), threat.project(w))))(stacked, w)
+    found = quick_jit(jax.vmap(lambda threat, w: (threat.support(w), threat.project(w))))(stacked, w)
     for together, key in zip(found, ("support", "project"), strict=True):
         alone = [table(name)[key][i, i] for i in range(RADII.size)]
         np.testing.assert_allclose(together, alone, rtol=1e-12, atol=1e-14)
@@ -249,7 +250,8 @@ def test_dtype_follows_the_vector(name):
         threat = THREATS[name](radius, DIM)
         if hasattr(threat, "direction") or hasattr(threat, "directions"):
             threat = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.ndim else leaf, threat)
-        assert threat.support(w).dtype == threat.project(w).dtype == threat.worst(w).dtype == jnp.float32
+        found = jax.eval_shape(lambda: (threat.support(w), threat.project(w), threat.worst(w)))
+        assert {leaf.dtype for leaf in found} == {jnp.dtype("float32")}
 
 
 def spheroid(radius, direction=None):
@@ -278,7 +280,8 @@ def test_random_segments_are_orthonormal_and_nested(float64):
 def test_random_segments_favour_no_direction():
     """The mean of one uniformly random unit vector is 0 with covariance I/d: 5 standard errors over n keys."""
     n, dim = 4000, 3
-    drawn = jax.vmap(lambda key: threats.Segments.random(key, dim, 2, 1.0).directions)(jr.split(jr.key(5), n))
+    draw = quick_jit(jax.vmap(lambda key: threats.Segments.random(key, dim, 2, 1.0).directions))
+    drawn = draw(jr.split(jr.key(5), n))
     assert np.all(np.abs(np.mean(drawn, axis=0)) < 5 * np.sqrt(1 / dim / n))
 
 
@@ -314,24 +317,43 @@ def test_a_share_is_a_part_of_the_radius(share):
         threats.Spheroid(1.0, share)
 
 
+@functools.cache
+def spheroid_and(end):
+    """(share, radius, vectors) -> support, project and worst of a spheroid and of a threat at an end of its shares."""
+
+    def operations(threat, w):
+        return threat.support(w), threat.project(w), threat.worst(w)
+
+    def both(share, radius, w):
+        ours = threats.Spheroid(radius, share, jnp.asarray(frame(DIM)[0]))
+        return operations(ours, w), operations(THREATS[end](radius, DIM), w)
+
+    return quick_jit(jax.vmap(both, (None, None, 0)))
+
+
 @pytest.mark.parametrize(("share", "end"), [(0.0, "l2"), (1.0, "signal"), (1 - 1e-9, "signal"), (1e-12, "l2")])
 def test_a_spheroid_lies_between_a_ball_and_a_segment(share, end, float64):
-    s = jnp.asarray(frame(DIM)[0])
+    generic = slice(None, -1 - 2 * DIM)
     for radius in RADII:
-        ours, other = threats.Spheroid(radius, share, s), THREATS[end](radius, DIM)
-        for operation in ("support", "project", "worst"):
-            found, expected = (jax.vmap(getattr(one, operation))(jnp.asarray(vectors())) for one in (ours, other))
-            generic = slice(None, -1 - 2 * DIM) if operation == "worst" else slice(None)
-            np.testing.assert_allclose(found[generic], expected[generic], atol=1e-6 * (1 + 50))
+        ours, other = spheroid_and(end)(share, radius, jnp.asarray(vectors()))
+        for found, expected, compared in zip(ours, other, (slice(None), slice(None), generic), strict=True):
+            np.testing.assert_allclose(found[compared], expected[compared], atol=1e-6 * (1 + 50))
+
+
+@functools.cache
+def into_flat_spheroid():
+    """(share, points [n, 2]) -> the nearest points of the spheroid of radius 1 along the first axis."""
+    return quick_jit(
+        lambda share, points: jax.vmap(threats.Spheroid(jnp.ones(()), share, jnp.eye(2)[0]).project)(points)
+    )
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.999, 1 - 1e-6])
 def test_the_projection_onto_a_flat_spheroid_is_on_its_edge(share, float64):
     """However flat it is and however far the point, Newton's steps are enough."""
     rng, c = np.random.default_rng(0), 1 - share
-    threat = threats.Spheroid(1.0, share, jnp.eye(2)[0])
     points = jnp.asarray(rng.normal(size=(2000, 2)) * 10 ** rng.uniform(-4, 6, size=(2000, 2)))
-    found = np.asarray(jax.jit(jax.vmap(threat.project))(points))
+    found = np.asarray(into_flat_spheroid()(share, points))
     gauge = np.hypot(found[:, 0], found[:, 1] / c)
     outside = np.hypot(points[:, 0], points[:, 1] / c) > 1
     np.testing.assert_allclose(gauge[outside], 1, atol=1e-9)
@@ -348,9 +370,13 @@ def test_a_set_is_the_same_in_another_basis_where_it_says_so(name, float64):
             threat.axes(DIM)
         return
     turned = threat.with_axes(threat.axes(DIM) @ turn.T)
-    for w in jnp.asarray(vectors()[:60:7]):
-        np.testing.assert_allclose(turned.support(turn @ w), threat.support(w), rtol=1e-12)
-        np.testing.assert_allclose(turned.project(turn @ w), turn @ threat.project(w), atol=1e-12 * 100)
+
+    def both(w):
+        return [turned.support(turn @ w), turned.project(turn @ w)], [threat.support(w), turn @ threat.project(w)]
+
+    (support, nearest), expected = quick_jit(jax.vmap(both))(jnp.asarray(vectors()[:60:7]))
+    np.testing.assert_allclose(support, expected[0], rtol=1e-12)
+    np.testing.assert_allclose(nearest, expected[1], atol=1e-12 * 100)
 
 
 @pytest.mark.parametrize("k", [0, 5])
@@ -359,13 +385,19 @@ def test_segments_need_between_one_and_dim_directions(k):
         threats.Segments.random(jr.key(0), 4, k, 1.0)
 
 
-@pytest.mark.parametrize("name", THREATS)
+@functools.cache
+def nearest_of_hull(name):
+    """(radius, points) -> the points of the convex hull nearest to them."""
+    return quick_jit(lambda radius, points: jax.vmap(THREATS[name](radius, DIM).nearest)(points))
+
+
+@every_threat
 @pytest.mark.parametrize("radius", RADII)
 def test_nearest_is_the_projection_onto_the_hull(name, radius, float64):
     """P(u) is in the hull, and the hull lies behind the hyperplane through it: <u - P(u), P(u)> = h(u - P(u))."""
-    threat, rng = THREATS[name](radius, DIM), np.random.default_rng(7)
-    for u in jnp.asarray(rng.normal(size=(20, DIM)) * rng.choice([0.1, 1, 5], (20, 1))):
-        nearest = threat.nearest(u)
-        np.testing.assert_allclose((u - nearest) @ nearest, threat.support(u - nearest), atol=1e-12)
-        ways = jnp.asarray(rng.normal(size=(200, DIM)))
-        assert (ways @ nearest <= jax.vmap(threat.support)(ways) + 1e-12).all()
+    rng = np.random.default_rng(7)
+    points = rng.normal(size=(20, DIM)) * rng.choice([0.1, 1, 5], (20, 1))
+    nearest, ways = np.asarray(nearest_of_hull(name)(radius, jnp.asarray(points))), rng.normal(size=(4000, DIM))
+    rest = points - nearest
+    np.testing.assert_allclose(np.sum(rest * nearest, axis=1), radius * dual_norm(name, rest), atol=1e-12)
+    assert np.all(ways @ nearest.T <= radius * dual_norm(name, ways)[:, None] + 1e-12)

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from programs import quick_jit
 from test_threats import frame
 
 from simulator import attacks, data, losses, networks, threats, train
@@ -16,11 +17,6 @@ from simulator import attacks, data, losses, networks, threats, train
 DIM, N = 5, 12
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-
-def quick_jit(function):
-    """jit that spends little on optimising: these programs run once, so that compiling them is all the cost."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.optimize
-from test_sandwich import quick_jit
+from programs import quick_jit
 from test_threats import SHARE, THREATS, frame, outside
 
 from simulator import attacks, bounds, data, losses, networks, threats, train, verification

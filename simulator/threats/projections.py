@@ -58,6 +58,6 @@ def into_ellipse(x: Float[Array, ""], y: Float[Array, ""], c: Float[Array, ""]) 
         return jnp.maximum(t + excess / jnp.where(slope > 0, slope, 1), 0)
 
     start = jnp.maximum(jnp.maximum(jnp.abs(x) - 1, c * y - c**2), 0)
-    along, across = edge(jax.lax.fori_loop(0, _NEWTON_STEPS, step, start, unroll=True))
+    along, across = edge(jax.lax.fori_loop(0, _NEWTON_STEPS, step, start))
     inside = x**2 + (y / jnp.where(c > 0, c, 1)) ** 2 <= 1
     return jnp.where(inside & (c > 0), x, along), jnp.where(inside & (c > 0), y, c * across)
