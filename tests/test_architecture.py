@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "train": {"data", "networks", "losses", "threats", "metrics"},
     "gap": {"bounds", "attacks", "networks", "threats", "losses"},
     "span": {"data", "networks", "losses", "threats", "train"},
+    "image_training": {"attacks", "networks", "losses", "threats", "train"},
+    "image_evaluation": {"attacks", "bounds", "networks", "threats", "metrics"},
     "cascade": {"bounds", "attacks", "networks", "losses", "threats", "train"},
     "theory": {"data", "threats"},
     "verification": {"bounds", "attacks", "networks", "threats"},
@@ -47,6 +49,7 @@ HOME = {
     "zarr": {"store"},
     **{f"scipy.{part}": {"theory", "verification"} for part in ("optimize", "sparse")},
     **{library: {"cluster"} for library in ("dask", "distributed")},
+    "orbax": {"image_training"},
     **{library: {"images"} for library in ("pooch", "PIL", "requests", "tarfile")},
     **{library: {"cli"} for library in ("cyclopts", "rich", "argparse", "tomllib")},
 }

@@ -1,6 +1,7 @@
 """The image data sets by name: what is known of each before a file of it is read, and where it is published."""
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from jaxtyping import Int32, UInt8
 
 from simulator.images.dataset import Images
 from simulator.images.errors import ImageDataError
+
+VARIABLE = "SIMULATOR_DATA"
+"""The environment variable that may name the folder of data sets."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +204,12 @@ def find(name: str) -> ImageSet:
 
 
 def data_folder() -> Path:
-    """Where `fetch` stores data sets and `load` looks for them, unless told otherwise: the user's data folder."""
-    return platformdirs.user_data_path("simulator") / "images"
+    """Where `fetch` stores data sets and `load` looks for them, unless told otherwise.
+
+    The folder that the environment variable SIMULATOR_DATA names, else the user's data folder.
+    """
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else platformdirs.user_data_path("simulator") / "images"
 
 
 def cache_folder() -> Path:

@@ -1,11 +1,14 @@
 """The images of a trial: loaded or drawn, with a part held out for the validation."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import images, networks
@@ -17,6 +20,9 @@ PLANTED = {"planted-28x28x1": (1, 28, 28), "planted-32x32x3": (3, 32, 32)}
 
 SHAPES = {"tiny-imagenet": (3, 56, 56)}
 """What networks read of images that are larger."""
+
+CLASSES = {"tiny-imagenet": 200}
+"""How many classes there are where only the files name them."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,33 @@ class Data:
     """Unit vectors at the test images that perturbations are compared with."""
 
 
+@lru_cache(maxsize=1)
+def loaded(name: str) -> images.Images:
+    """A data set, read once.  Raises `ImageDataError` if it is not there."""
+    return images.load(name)
+
+
+def exhibits(settings: Any, key: PRNGKeyArray) -> xr.Dataset:
+    """What the data sets are: numbers of images, and a digest of those for training and testing."""
+    del key
+    sets = [loaded(name) for name in settings.images if name not in PLANTED]
+    if not sets:
+        return xr.Dataset()
+    digests = [hashlib.sha256(one.x_train.tobytes() + one.x_test.tobytes()).hexdigest() for one in sets]
+    counts = {
+        "training_images": [len(one.y_train) for one in sets],
+        "test_images": [len(one.y_test) for one in sets],
+    }
+    variables = {name: ("images", np.array(values)) for name, values in counts.items()}
+    return xr.Dataset({**variables, "images_sha256": ("images", np.array(digests, object))})
+
+
 def data_of(settings: Any, name: str, key: PRNGKeyArray) -> Data:
     """The images of a trial: drawn if they are planted, else those of the data set with a random part held out."""
     if name in PLANTED:
         return _planted(settings, name, key)
-    whole = images.load(name)
+    whole = loaded(name)
+    whole = whole.subset(test=min(settings.test or len(whole.y_test), len(whole.y_test)))
     order = np.asarray(jr.permutation(key, len(whole.y_train)))
     most = settings.train or len(order) - settings.validation
     if settings.validation + most > len(order):
@@ -47,20 +75,21 @@ def data_of(settings: Any, name: str, key: PRNGKeyArray) -> Data:
             "images: give fewer"
         )
     held_out, chosen = order[: settings.validation], order[settings.validation : settings.validation + most]
-    count = settings.test or len(whole.y_test)
     parts = [
         Labelled(jnp.asarray(x), jnp.asarray(y), whole.levels)
         for x, y in (
             (whole.x_train[chosen], whole.y_train[chosen]),
             (whole.x_train[held_out], whole.y_train[held_out]),
-            (whole.x_test[:count], whole.y_test[:count]),
+            (whole.x_test, whole.y_test),
         )
     ]
     shape = SHAPES.get(name, whole.shape)
     nearest = images.towards_other_classes(
         *(part.vectors(shape) for part in (parts[2], parts[0])), parts[2].labels, parts[0].labels
     )
-    return Data(name, *parts, len(whole.classes), shape, whole.normalisation, {"nearest": nearest})
+    plain = whole.mean == (0.0,) and whole.deviation == (1.0,)
+    normalisation = None if plain else (whole.mean, whole.deviation)
+    return Data(name, *parts, len(whole.classes), shape, normalisation, {"nearest": nearest})
 
 
 def _planted(settings: Any, name: str, key: PRNGKeyArray) -> Data:
@@ -82,4 +111,4 @@ def directions_of(name: str) -> tuple[str, ...]:
 
 def classes_of(name: str) -> int:
     """How many classes a data set has, before it is loaded."""
-    return 2 if name in PLANTED else len(images.SETS[name].classes)
+    return 2 if name in PLANTED else len(images.SETS[name].classes) or CLASSES[name]

@@ -1,0 +1,144 @@
+"""The studies of image data sets: six of one form, each with the settings of the papers and what a processor can do."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from simulator import plots
+from simulator.catalogue import CATALOGUE
+from simulator.studies.image_data import PLANTED, exhibits
+from simulator.studies.image_values import CIFAR, MNIST, PUBLISHED, TINY
+from simulator.studies.images import ImagesSettings, cell, grid, notes, verdict
+from simulator.studies.study import SCALES, Study
+
+PANELS = {
+    "standard_error": "standard error",
+    "robust_error": "robust error",
+    "discrepancy": "accuracy discrepancy",
+    "certified_error": "certified error",
+}
+_IMAGES: dict[str, Any] = {
+    "norm": "l2",
+    "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
+    "network": "small_cnn",
+    "train": 0,
+    "validation": 500,
+    "test": 1000,
+    "epochs": 0,
+    "coap_epochs": 0,
+    "projections": 50,
+    "certify": ("ibp", "crown-ibp", "coap"),
+    "attack_steps": 50,
+    "attack_starts": 2,
+    "checkpoint_minutes": 2.0,
+    "margin": 0.6,
+    "noise": 0.1,
+    "trials": 1,
+}
+SMALL: dict[str, Any] = {"projections": 0, "checkpoint_minutes": 0.0, "attack_steps": 20}
+"""Of networks so small that COAP's bound itself is affordable and a training is a matter of seconds."""
+NO_COAP = ("standard", "adversarial", "crown-ibp")
+"""The papers leave COAP out on Tiny ImageNet, where its bound would take too long."""
+_SMOKE: dict[str, Any] = {
+    "defence": ("adversarial", "ibp"),
+    "network": "tiny_cnn",
+    "train": 200,
+    "validation": 50,
+    "test": 50,
+    "epochs": 4,
+    "coap_epochs": 4,
+    "projections": 0,
+    "certify": ("ibp", "crown-ibp"),
+    "attack_steps": 5,
+    "attack_starts": 1,
+    "checkpoint_minutes": 0.0,
+    "trials": 2,
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What distinguishes the studies."""
+
+    name: str
+    images: tuple[str, ...]
+    title: str
+    default: dict[str, Any]
+    """What a processor can do in minutes, hours for the large sets."""
+    paper: dict[str, Any]
+    """The published settings, or ours at full length where there are none."""
+
+
+def _l2(*radii: float) -> dict[str, Any]:
+    return {"epsilon": radii}
+
+
+_PAPER = {"test": 0, "attack_steps": 100, "attack_starts": 5}
+_LARGE = {"defence": ("standard", "adversarial", "coap", "crown-ibp"), "certify": ("ibp", "crown-ibp")}
+SCENES = (
+    Scene(
+        "images-digits",
+        ("digits",),
+        "handwritten digits of 8 × 8 pixels, l2 ball",
+        {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny_cnn", "validation": 300, "test": 0, **SMALL, "trials": 10},
+        {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny_cnn", "validation": 300, **SMALL, **_PAPER, "trials": 10},
+    ),
+    Scene(
+        "images-planted",
+        tuple(PLANTED),
+        "noise with a planted pattern, l2 ball",
+        {**_l2(0.15, 0.3, 0.45), "network": "tiny_cnn", "train": 200, "test": 500, **SMALL, "trials": 3},
+        {**_l2(0.15, 0.3, 0.45, 0.55), "network": "tiny_cnn", "train": 200, **SMALL, **_PAPER, "trials": 15},
+    ),
+    Scene(
+        "images-mnist",
+        ("mnist",),
+        "MNIST, small CNN, l2 ball",
+        {**_l2(0.5, 1.0, 1.5, 2.0), "network": "small_cnn", "epochs": 30, "coap_epochs": 15},
+        {**_l2(*MNIST), "network": "large_cnn", "certify": ("ibp", "crown-ibp"), **_PAPER},
+    ),
+    Scene(
+        "images-fashion",
+        ("fashion-mnist",),
+        "Fashion-MNIST, small CNN, l2 ball",
+        {**_l2(0.5, 1.0, 1.5), "network": "small_cnn", "train": 10_000, "epochs": 15, "coap_epochs": 15},
+        {**_l2(*MNIST), "network": "large_cnn", "certify": ("ibp", "crown-ibp"), **_PAPER},
+    ),
+    Scene(
+        "images-cifar10",
+        ("cifar10",),
+        "CIFAR-10, l2 ball",
+        {**_l2(*CIFAR[:3]), "network": "small_cnn", "train": 10_000, "epochs": 20, "coap_epochs": 15},
+        {**_l2(*CIFAR), "network": "narrow_resnet", **_LARGE, **_PAPER},
+    ),
+    Scene(
+        "images-tiny-imagenet",
+        ("tiny-imagenet",),
+        "Tiny ImageNet, l2 ball",
+        {**_l2(*TINY[:2]), "network": "small_cnn", "train": 10_000, "epochs": 10, **_LARGE, "defence": NO_COAP},
+        {**_l2(*TINY), "network": "wide_resnet", **_LARGE, **_PAPER, "defence": NO_COAP},
+    ),
+)
+
+
+def _study(scene: Scene) -> Study:
+    smoke = {**_IMAGES, **scene.default, **_SMOKE, **_l2(*scene.default["epsilon"][:2])}
+    scales = ({**smoke}, {**_IMAGES, **scene.default}, {**_IMAGES, **scene.paper})
+    return Study(
+        name=scene.name,
+        claim=CATALOGUE[scene.name].claim,
+        scales={
+            name: ImagesSettings(**values, images=scene.images) for name, values in zip(SCALES, scales, strict=True)
+        },
+        grid=grid,
+        cell=cell,
+        figure=partial(plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=PANELS),
+        verdict=verdict,
+        notes=notes,
+        exhibits=exhibits,
+        published=tuple(curve for name in scene.images for curve in PUBLISHED.get(name, ())),
+        core=CATALOGUE[scene.name].core,
+    )
+
+
+STUDIES = tuple(map(_study, SCENES))
