@@ -118,6 +118,12 @@ def test_points_that_meet_the_threat_have_no_classifier(name, float64):
     assert found.value == 0
 
 
+@every_threat
+def test_few_steps_are_enough_for_the_least_loss(name, float64):
+    """Newton's own pace, which a wrong derivative of the projection or a start far away would not keep."""
+    assert ridge_logistic(points(20, 50), THREATS[name](0.3, 50), 1e-4).steps <= 6
+
+
 def test_a_solve_that_stops_early_says_so(float64):
     found = max_margin(points(20, 50), threats.L2(0.3), 0.0)
     assert found.outcome == theory.Outcome.NOT_CONVERGED

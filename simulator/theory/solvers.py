@@ -13,13 +13,15 @@ c B and u = sum_i a_i z_i, both duals measure how far u is from that hull,
 
 H(p) = -p log p - (1 - p) log(1 - p), since the maximum of <w, u> - c h(w) over |w| <= 1 is the distance of u to c B.
 The optimal w points along u - P(u): from a dual candidate follow a classifier, its value, and a bound on the best one.
-Both are solved by Newton's method with a matrix [n, n] a step, at a cost of n^2 d; `in_span` first makes d about n
-where the threat is the same in every orthonormal basis.
+Both are solved by Newton's method with a matrix [n, n] a step.  It costs n^2 d, or that once a solve and n^2 + n d a
+step where the threat is the same in every orthonormal basis that keeps its axes; there `in_span` makes d about n, which
+pays for several solves of the same points.
 
 **Source:** derived here; the first for l_inf in Donhauser et al. (2021), arXiv 2108.02883, appendix.
 """
 
 import enum
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -100,6 +102,8 @@ def _coordinates(rows: Float[Array, "r d"]) -> Float[Array, "r r"]:
 class _Place(NamedTuple):
     """Where a dual candidate a is."""
 
+    u: Float[Array, " d"]
+    """sum_i a_i z_i"""
     q: Float[Array, " d"]
     """u - P(u)"""
     along: Float[Array, " n"]
@@ -111,25 +115,72 @@ def _residual(threat: Threat, u: Float[Array, " d"], scale: Float[Array, ""]) ->
     return u - threat.with_radius(scale * threat.radius).nearest(u)
 
 
-def _place(points, threat, a, scale) -> _Place:
-    q = _residual(threat, a @ points, scale)
-    return _Place(q, points @ q - threat.support(q))
+class _Problem(NamedTuple):
+    """The points, the threat, and what both solvers read off them at every step."""
+
+    points: Float[Array, "n d"]
+    threat: Threat
+    axes: Float[Array, "k d"] | None
+    """Of a threat that is the same in every orthonormal basis which keeps them."""
+    products: Float[Array, "n n"] | None
+    """Of such a threat: the inner products of the points."""
+
+    @staticmethod
+    def of(points: Float[Array, "n d"], threat: Threat) -> "_Problem":
+        if not threat.symmetric:
+            raise ValueError(f"{type(threat).__name__} is not symmetric: the solvers need -B = B")
+        try:
+            axes = threat.axes(points.shape[1]).astype(points.dtype)
+        except ValueError:
+            axes = None
+        # Axes that fill the space leave nothing to turn.
+        turns = axes is not None and len(axes) < points.shape[1]
+        return _Problem(points, threat, axes, points @ points.T if turns else None)
+
+    def place(self, a: Float[Array, " n"], scale: Float[Array, ""]) -> _Place:
+        u = a @ self.points
+        q = _residual(self.threat, u, scale)
+        return _Place(u, q, self.points @ q - self.threat.support(q))
+
+    def curvature(self, place: _Place, scale: Float[Array, ""], shift: Float[Array, " d"]) -> Float[Array, "n n"]:
+        """<z_i - shift, J (z_j - shift)>, J the derivative of u - P(u), which is symmetric.
+
+        It is the derivative of <q, z_i> - h(q) by a_j: with the shift 0 where c stays, and with the shift P(u)/c where
+        c grows with every a_j, since P(u)/c attains the support at q, so that dh(q) = <dq, P(u)>/c, and q changes with
+        c by -J P(u)/c, both being second derivatives of |q|^2/2.
+
+        Where rotations about the axes leave the threat as it is, those about the axes and u leave J as it is: it is a
+        multiple of the identity but for the span of these, and n^2 d becomes n^2.
+        """
+        change = jax.vmap(jax.linearize(lambda u: _residual(self.threat, u, scale), place.u)[1])
+        if self.axes is None or self.products is None:
+            moved = self.points - shift[None]
+            return change(moved) @ moved.T
+        frame = jnp.concatenate([self.axes, _across(self.axes, place.u)[None]])
+        probe = _outside(frame)
+        changes = change(jnp.concatenate([frame, probe[None]]))
+        share = changes[-1] @ probe / jnp.maximum(probe @ probe, jnp.finfo(probe.dtype).tiny)
+        seen = self.points @ jnp.concatenate([frame, shift[None]]).T
+        inside, along = seen[:, :-1] - (frame @ shift)[None], seen[:, -1]
+        excess = (changes[:-1] - share * frame) @ frame.T
+        moved = self.products - along[:, None] - along[None] + shift @ shift
+        return share * moved + inside @ excess @ inside.T
 
 
-def _curvature(points, threat, a, scale, moves: Float[Array, ""]) -> Float[Array, "n n"]:
-    """The derivative of <q, z_i> - h(q) by a_j, where c changes at the rate `moves` with every a_j; symmetric.
+def _across(axes: Float[Array, "k d"], u: Float[Array, " d"]) -> Float[Array, " d"]:
+    """The direction of u across orthonormal axes; 0 where there is none."""
+    # Twice: where u almost lies along the axes, what is left after once is rounding, not orthogonal to them.
+    for _ in range(2):
+        u = u - (axes @ u) @ axes
+        length = jnp.linalg.norm(u)
+        u = u / jnp.where(length > 0, length, 1)
+    return u
 
-    h(q) = <q, P(u)>/c and P(u)/c attains the support at q, hence dh(q) = <dq, P(u)>/c.
-    """
-    u = a @ points
-    q = _residual(threat, u, scale)
-    worst = (u - q) / scale
 
-    def change(z):
-        return jax.jvp(lambda *where: _residual(threat, *where), (u, scale), (z, moves))[1]
-
-    changes = jax.vmap(change)(points)
-    return changes @ points.T - moves * (changes @ worst)[:, None]
+def _outside(frame: Float[Array, "k d"]) -> Float[Array, " d"]:
+    """A vector orthogonal to the frame: what is left of the unit vector that it covers least."""
+    least = jnp.argmin(jnp.sum(frame**2, axis=0))
+    return jnp.zeros_like(frame[0]).at[least].set(1) - frame[:, least] @ frame
 
 
 # One matrix at a time: a batch of them is given to the thread pool of the backend by a thread of the same pool, which
@@ -153,21 +204,20 @@ def max_margin(points: Float[Array, "n d"], threat: Threat, tolerance: float | N
     in float64 and 1e-4 in float32.  The radius may be traced: `vmap` over radii and trials.
     Raises `ValueError` unless the threat is symmetric.
     """
-    _check(threat)
     n, dtype = points.shape[0], points.dtype
     length = jnp.max(jnp.linalg.norm(points, axis=1))
-    hull = _Hull(points, threat, _tolerance(dtype) if tolerance is None else tolerance, length)
+    hull = _Hull(_Problem.of(points, threat), _tolerance(dtype) if tolerance is None else tolerance, length)
     start = jnp.full(n, 1 / n, dtype)
-    place, bound, _ = hull.certify(start)
-    slack = place.along - jnp.min(place.along) + jnp.maximum(bound, hull.touching) ** 2
-    a, _, steps = jax.lax.while_loop(
-        lambda state: (state[2] < _MAX_STEPS) & ~hull.finished(state[0]),
+    place = hull.place(start)
+    slack = place.along - jnp.min(place.along) + jnp.maximum(hull.distance(place), hull.touching) ** 2
+    a, _, place, steps = jax.lax.while_loop(
+        lambda state: (state[3] < _MAX_STEPS) & ~hull.finished(state[2]),
         hull.step,
-        (start, slack, jnp.zeros((), int)),
+        (start, slack, place, jnp.zeros((), int)),
     )
-    place, bound, value = hull.certify(a)
+    bound, value = hull.distance(place), hull.margin(place)
     touches = bound <= hull.touching
-    solved = ~touches & hull.finished(a)
+    solved = ~touches & hull.finished(place)
     outcome = jnp.where(touches, Outcome.NOT_SEPARABLE, jnp.where(solved, Outcome.SOLVED, Outcome.NOT_CONVERGED))
     weight = place.q / jnp.where(bound > 0, bound, 1)
     return Classifier(jnp.where(touches, 0, weight), jnp.where(touches, 0, value), bound, a, steps, outcome)
@@ -176,8 +226,7 @@ def max_margin(points: Float[Array, "n d"], threat: Threat, tolerance: float | N
 class _Hull(NamedTuple):
     """How far the hull of the points is from the threat: half the squared distance over multipliers in the simplex."""
 
-    points: Float[Array, "n d"]
-    threat: Threat
+    problem: _Problem
     tolerance: float
     length: Float[Array, ""]
     """Of the longest point: the scale of what is 0."""
@@ -187,45 +236,57 @@ class _Hull(NamedTuple):
         """A distance that is 0 up to the tolerance."""
         return self.tolerance * self.length
 
-    def certify(self, a) -> tuple[_Place, Array, Array]:
-        """Where a leads: the distance, a bound on every margin, and the margin of the classifier q."""
-        place = _place(self.points, self.threat, a, jnp.ones((), a.dtype))
-        bound = jnp.linalg.norm(place.q)
-        return place, bound, jnp.min(place.along) / jnp.where(bound > 0, bound, 1)
+    def place(self, a: Float[Array, " n"]) -> _Place:
+        return self.problem.place(a, jnp.ones((), a.dtype))
 
-    def finished(self, a) -> Bool[Array, ""]:
-        _, bound, value = self.certify(a)
-        return (bound - value <= self.tolerance * bound) | (bound <= self.touching)
+    def distance(self, place: _Place) -> Float[Array, ""]:
+        """A bound on every margin."""
+        return jnp.linalg.norm(place.q)
 
-    def barrier(self, a, mu) -> Float[Array, ""]:
-        q = _residual(self.threat, a @ self.points, jnp.ones((), a.dtype))
-        return q @ q / 2 - mu * jnp.sum(jnp.log(a))
+    def margin(self, place: _Place) -> Float[Array, ""]:
+        """Of the classifier q."""
+        bound = self.distance(place)
+        return jnp.min(place.along) / jnp.where(bound > 0, bound, 1)
+
+    def finished(self, place: _Place) -> Bool[Array, ""]:
+        bound = self.distance(place)
+        return (bound - self.margin(place) <= self.tolerance * bound) | (bound <= self.touching)
 
     def step(self, state):
         """Mehrotra's: predict along Newton's step to a_i s_i = 0, then aim at the centre that leaves, and correct."""
-        a, s, count = state
-        place, bound, _ = self.certify(a)
+        a, s, place, count = state
         newton = self._newton(a, s, place)
         toward, slack = newton(jnp.zeros_like(a))
-        size = _to_boundary(a, toward, s, slack)
+        size = jnp.minimum(1, _to_boundary(a, toward, s, slack))
         mu = jnp.mean(a * s)
         ahead = jnp.mean((a + size * toward) * (s + size * slack))
         # No further than the gap that is asked for: beyond it multipliers only vanish in rounding.
-        enough = self.tolerance * jnp.maximum(bound, self.touching) ** 2 / (10 * a.size)
+        enough = self.tolerance * jnp.maximum(self.distance(place), self.touching) ** 2 / (10 * a.size)
         centre = jnp.maximum(mu * (ahead / mu) ** 3, enough)
         move, change = newton(centre - toward * slack)
-        sizes = 0.99 * _to_boundary(a, move, s, change) * 0.5 ** jnp.arange(10, dtype=a.dtype)
-        size = _best(sizes, jax.vmap(lambda size: self.barrier(a + size * move, centre))(sizes))
+        sizes = jnp.minimum(1, 0.99 * _to_boundary(a, move, s, change)) * 0.5 ** jnp.arange(10, dtype=a.dtype)
+        size = sizes[_first_largest(-self._barriers(a, place, move, centre, sizes))]
         a = a + size * move
-        return a / jnp.sum(a), s + size * change, count + 1
+        a = a / jnp.sum(a)
+        return a, s + size * change, self.place(a), count + 1
+
+    def _barriers(self, a, place: _Place, move, centre, sizes: Float[Array, " k"]) -> Float[Array, " k"]:
+        """|q|^2/2 - centre sum_i log(a_i) after every step size along the move."""
+        one, along = jnp.ones((), a.dtype), move @ self.problem.points
+
+        def barrier(size):
+            q = _residual(self.problem.threat, place.u + size * along, one)
+            return q @ q / 2 - centre * jnp.sum(jnp.log(a + size * move))
+
+        return jax.vmap(barrier)(sizes)
 
     def _newton(self, a, s, place: _Place):
         """target -> the changes of a and s in Newton's step to a_i s_i = target_i, sum(a) = 1, s = gradient - nu."""
-        one, still = jnp.ones((), a.dtype), jnp.zeros((), a.dtype)
-        gradient = place.along + self.threat.support(place.q)
+        gradient = place.along + self.problem.threat.support(place.q)
         # In these units the matrix is the identity and something positive: it has a factor whatever the rounding.
         unit = jnp.sqrt(a / s)
-        curvature = jnp.outer(unit, unit) * _curvature(self.points, self.threat, a, one, still)
+        still = jnp.zeros_like(place.u)
+        curvature = jnp.outer(unit, unit) * self.problem.curvature(place, jnp.ones((), a.dtype), still)
         floor = 1 + 4 * a.size * jnp.finfo(a.dtype).eps * jnp.max(jnp.diag(curvature))
         factor = _factor(curvature + floor * jnp.eye(a.size, dtype=a.dtype))
 
@@ -243,64 +304,97 @@ def ridge_logistic(
 ) -> Classifier:
     r"""The minimiser of mean_i log(1 + exp(-m_i(w))) + penalty |w|^2, robust logistic regression.
 
-    Newton's method on the dual, whose entropies keep it inside, with the best of several step sizes; to a relative gap
-    of `tolerance`, by default 1e-8 in float64 and 1e-4 in float32.  Radius and penalty may be traced.
+    Newton's method on the dual, inside by its entropies, with the best of several steps; to a relative gap of
+    `tolerance`, by default 1e-8 in float64 and 1e-4 in float32.  Radius and penalty may be traced.
     Raises `ValueError` unless the threat is symmetric.
     """
-    _check(threat)
     n, dtype = points.shape[0], points.dtype
     tolerance = _tolerance(dtype) if tolerance is None else tolerance
-    penalty = jnp.asarray(penalty, dtype)
-
-    def dual(p):
-        q = _residual(threat, p @ points / n, jnp.mean(p))
-        return -jnp.mean(jax.scipy.special.xlogy(p, p) + jax.scipy.special.xlog1py(1 - p, -p)) - q @ q / (4 * penalty)
-
-    def certify(p):
-        place = _place(points, threat, p / n, jnp.mean(p))
-        margins = place.along / (2 * penalty)
-        value = jnp.mean(jax.nn.softplus(-margins)) + place.q @ place.q / (4 * penalty)
-        return place, margins, value, dual(p)
-
-    def finished(p):
-        *_, value, bound = certify(p)
-        return value - bound <= tolerance * bound
-
-    def step(state):
-        p, count = state
-        _, margins, _, _ = certify(p)
-        curvature = _curvature(points, threat, p / n, jnp.mean(p), jnp.ones((), dtype)) / (2 * n * penalty)
-        factor = _factor(curvature + jnp.diag(1 / (p * (1 - p))))
-        move = _solve(factor, (-margins - jax.scipy.special.logit(p))[:, None])[:, 0]
-        sizes = 0.99 * _to_boundary(p, move, 1 - p, -move) * 0.5 ** jnp.arange(12, dtype=dtype)
-        return p + _best(sizes, -jax.vmap(lambda size: dual(p + size * move))(sizes)) * move, count + 1
-
-    p, steps = jax.lax.while_loop(
-        lambda state: (state[1] < _MAX_STEPS) & ~finished(state[0]),
-        step,
-        (jnp.full(n, 0.5, dtype), jnp.zeros((), int)),
+    dual = _Entropies(_Problem.of(points, threat), jnp.asarray(penalty, dtype), tolerance)
+    start = dual.start()
+    logits, place, steps = jax.lax.while_loop(
+        lambda state: (state[2] < _MAX_STEPS) & ~dual.finished(*state[:2]),
+        dual.step,
+        (start, dual.place(start), jnp.zeros((), int)),
     )
-    place, _, value, bound = certify(p)
-    solved = value - bound <= tolerance * bound
-    outcome = jnp.where(solved, Outcome.SOLVED, Outcome.NOT_CONVERGED)
-    return Classifier(place.q / (2 * penalty), value, bound, p / n, steps, outcome)
+    value, bound = dual.certify(logits, place)
+    outcome = jnp.where(dual.finished(logits, place), Outcome.SOLVED, Outcome.NOT_CONVERGED)
+    return Classifier(place.q / (2 * dual.penalty), value, bound, jax.nn.sigmoid(logits) / n, steps, outcome)
+
+
+class _Entropies(NamedTuple):
+    """The dual of logistic regression, over the logits l of p_i = n a_i: at the optimum l_i = -m_i."""
+
+    problem: _Problem
+    penalty: Float[Array, ""]
+    tolerance: float
+
+    def start(self) -> Float[Array, " n"]:
+        """The best p with all entries equal, to half a logit: then |q|^2 is p^2 times what it is at p = 1."""
+        points = self.problem.points
+        mean = jnp.mean(points, axis=0)
+        q = _residual(self.problem.threat, mean, jnp.ones((), points.dtype))
+        logits = -0.5 * jnp.arange(64, dtype=points.dtype)
+        values = _entropy(logits) - jax.nn.sigmoid(logits) ** 2 * (q @ q) / (4 * self.penalty)
+        return jnp.full(len(points), logits[jnp.argmax(values)])
+
+    def place(self, logits: Float[Array, " n"]) -> _Place:
+        p = jax.nn.sigmoid(logits)
+        return self.problem.place(p / p.size, jnp.mean(p))
+
+    def margins(self, place: _Place) -> Float[Array, " n"]:
+        return place.along / (2 * self.penalty)
+
+    def certify(self, logits, place: _Place) -> tuple[Array, Array]:
+        """The loss of the classifier q / (2 penalty), and what the dual says no classifier surpasses."""
+        ridge = place.q @ place.q / (4 * self.penalty)
+        return jnp.mean(jax.nn.softplus(-self.margins(place))) + ridge, jnp.mean(_entropy(logits)) - ridge
+
+    def finished(self, logits, place: _Place) -> Bool[Array, ""]:
+        value, bound = self.certify(logits, place)
+        return value - bound <= self.tolerance * bound
+
+    def step(self, state):
+        """Newton's, the better of moving p and moving the logits: where some p is far too large, the logits go on."""
+        logits, place, count = state
+        n, p, rest = logits.size, jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
+        scale, missing = jnp.mean(p), -self.margins(place) - logits
+        curvature = self.problem.curvature(place, scale, (place.u - place.q) / scale) / (2 * n * self.penalty)
+        # In these units the matrix is the identity and something positive, however small p is.
+        unit = jnp.sqrt(p * rest)
+        factor = _factor(jnp.outer(unit, unit) * curvature + jnp.eye(n, dtype=p.dtype))
+        move = unit * _solve(factor, (unit * missing)[:, None])[:, 0]
+        turn = missing - curvature @ move
+        shares, tiny = 0.25 ** jnp.arange(6, dtype=p.dtype)[:, None], jnp.finfo(p.dtype).tiny
+        step = shares * jnp.minimum(1, 0.99 * _to_boundary(p, move, rest, -move)) * move[None]
+        straight = jnp.log(jnp.maximum(p[None] + step, tiny)) - jnp.log(jnp.maximum(rest[None] - step, tiny))
+        candidates = jnp.concatenate([logits[None] + shares * turn[None], straight])
+        logits = candidates[_first_largest(self._duals(candidates))]
+        return logits, self.place(logits), count + 1
+
+    def _duals(self, candidates: Float[Array, "k n"]) -> Float[Array, " k"]:
+        p = jax.nn.sigmoid(candidates)
+        q = jax.vmap(partial(_residual, self.problem.threat))(p @ self.problem.points / p.shape[1], jnp.mean(p, 1))
+        return jnp.mean(_entropy(candidates), 1) - jnp.sum(q**2, 1) / (4 * self.penalty)
+
+
+def _entropy(logits: Array) -> Array:
+    """H(p) at the logits of p, which is that of -logits: a sum of positive terms."""
+    size = jnp.abs(logits)
+    odds = jnp.exp(-size)
+    return jnp.log1p(odds) + size * odds / (1 + odds)
 
 
 def _to_boundary(*pairs: Array) -> Float[Array, ""]:
-    """The largest step in [0, 1] along which values stay non-negative; values and changes alternate."""
+    """The largest step along which values stay non-negative; values and changes alternate."""
     room = [
         jnp.min(jnp.where(change < 0, -value / jnp.where(change < 0, change, -1), jnp.inf))
         for value, change in zip(pairs[::2], pairs[1::2], strict=True)
     ]
-    return jnp.minimum(1, jnp.min(jnp.stack(room)))
+    return jnp.min(jnp.stack(room))
 
 
-def _best(sizes: Float[Array, " k"], values: Float[Array, " k"]) -> Float[Array, ""]:
-    """The first of the sizes whose value is the least, up to rounding."""
-    least = jnp.min(values)
-    return sizes[jnp.argmax(values <= least + 8 * jnp.finfo(values.dtype).eps * jnp.abs(least))]
-
-
-def _check(threat: Threat) -> None:
-    if not threat.symmetric:
-        raise ValueError(f"{type(threat).__name__} is not symmetric: the solvers need -B = B")
+def _first_largest(values: Float[Array, " k"]) -> Int[Array, ""]:
+    """The index of the first of the values that is the largest, up to rounding."""
+    largest = jnp.max(values)
+    return jnp.argmax(values >= largest - 8 * jnp.finfo(values.dtype).eps * jnp.abs(largest))
