@@ -1,4 +1,4 @@
-# Each target builds its own virtual environment when missing; nothing else needs to be installed than Python >= 3.11.
+# Each target builds its own virtual environment when missing; nothing else needs to be installed than Python >= 3.11.4.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

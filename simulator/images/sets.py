@@ -188,9 +188,9 @@ SETS = {
 }
 """The data sets by name.
 
-`mean` and `deviation` are what the authors' evaluation of the networks of adversarial training and CROWN-IBP uses
-(github.com/pdebartol/wong-convex-adversarial); each deviation is the mean over images of the deviation within one.
-COAP's networks for CIFAR-10 were trained with (0.485, 0.456, 0.406) and 0.225 in all channels, those for MNIST without.
+`mean` and `deviation` are those of an evaluation script that comes with the authors' networks of adversarial training;
+each deviation is the mean over images of the deviation within one.  COAP's own code trains its networks for CIFAR-10
+with (0.485, 0.456, 0.406) and 0.225 in all channels, those for MNIST without.
 """
 
 
