@@ -20,6 +20,7 @@ from simulator.bounds.backward import bounded, lower_of_rows
 from simulator.bounds.bound import unstable_share
 from simulator.bounds.box import Box, relu_lines
 from simulator.bounds.head import Head, split
+from simulator.bounds.median import median
 from simulator.networks import Layers, Network, ReLU, Residual, contrast
 from simulator.threats import L2, LInf, Threat
 
@@ -101,4 +102,4 @@ def _length(threat: Threat, vectors: Float[Array, "p h"]) -> Float[Array, " h"]:
 
 
 def _cauchy_length(vectors: Float[Array, "p h"]) -> Float[Array, " h"]:
-    return jnp.median(jnp.abs(vectors), axis=0)
+    return median(jnp.abs(vectors))

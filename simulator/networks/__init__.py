@@ -1,5 +1,15 @@
 """Networks: pytrees of layers, called on one example; batches are `jax.vmap`."""
 
+from simulator.networks.architectures import (
+    ARCHITECTURES,
+    architecture,
+    cnn7,
+    large_cnn,
+    narrow_resnet,
+    small_cnn,
+    tiny_cnn,
+    wide_resnet,
+)
 from simulator.networks.build import (
     INITIALISATIONS,
     affine,
@@ -39,6 +49,7 @@ from simulator.networks.network import (
 )
 
 __all__ = [
+    "ARCHITECTURES",
     "INITIALISATIONS",
     "Affine",
     "AveragePool",
@@ -52,22 +63,29 @@ __all__ = [
     "Residual",
     "Shape",
     "affine",
+    "architecture",
     "batch_norm",
     "by_row",
+    "cnn7",
     "contrast",
     "convolution",
     "cross_entropy",
     "from_weights",
     "has_statistics",
     "label",
+    "large_cnn",
     "linear",
     "log_cross_entropy",
     "margins",
     "mlp",
+    "narrow_resnet",
     "one_neuron",
     "others",
     "readout",
+    "small_cnn",
     "through",
     "times",
+    "tiny_cnn",
+    "wide_resnet",
     "with_statistics",
 ]

@@ -8,8 +8,9 @@ import jax.random as jr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from simulator.networks.layers import Affine, BatchNorm, Convolution, Padding, ReLU, Shape
+from simulator.networks.layers import Affine, BatchNorm, Convolution, ReLU
 from simulator.networks.network import Network
+from simulator.networks.patches import Padding, Shape
 
 INITIALISATIONS = ("torch", "he", "ibp")
 

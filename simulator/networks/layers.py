@@ -15,11 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Shape = tuple[int, int, int]
-"""(channels, height, width)"""
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
-"""((above, below), (left, right))"""
+from simulator.networks.patches import Padding, Shape, as_product, out_shape, product
 
 
 def times(row: Float[Array, " outputs"], values: Float[Array, "outputs ..."]) -> Float[Array, "..."]:
@@ -80,7 +76,8 @@ class Affine(LinearLayer):
 class Convolution(LinearLayer):
     """Cross-correlation of an image with kernels [out channels, in channels, height, width], and a bias per channel.
 
-    Zeros are padded around the image.  Its transposition is JAX's own of the convolution.
+    Zeros are padded around the image.  Its transposition is JAX's own of the convolution, which is written as a product
+    of matrices where `patches.as_product` says so.
     """
 
     kernel: Float[Array, "outer inner rows columns"]
@@ -103,11 +100,11 @@ class Convolution(LinearLayer):
     @property
     def out_shape(self) -> Shape:
         """Of the image it makes."""
-        sizes = zip(self.shape[1:], self.kernel.shape[-2:], self.stride, self.padding, strict=True)
-        rows, columns = ((size + sum(pad) - kernel) // stride + 1 for size, kernel, stride, pad in sizes)
-        return self.kernel.shape[-4], rows, columns
+        return out_shape(self.shape, self.kernel.shape, self.stride, self.padding)
 
     def _with(self, kernel, z):
+        if as_product():
+            return product(kernel, z.reshape(self.shape), self.stride, self.padding).reshape(-1)
         image = z.reshape(1, *self.shape)
         return jax.lax.conv_general_dilated(image, kernel, self.stride, self.padding).reshape(-1)
 
