@@ -5,7 +5,7 @@
 | `standard_error` | share of images misclassified as they are |
 | `robust_error` | share misclassified as they are, or at what any attack of the cascade found |
 | `certified_error` | share not proven right by any of the bounds asked for |
-| `certified_error_*` | the same by one bound alone |
+| certified_error_(bound) | the same by one bound alone |
 | `estimated_error` | share not right by the estimate of random projections, which proves nothing |
 | `discrepancy`, `robust_discrepancy` | (max_k R_k - R) / (1 - R) of the standard, robust error; R_k that of class k |
 | `excess` | the largest amount by which a bound is above the margin an attack reached: above rounding, a bug |
@@ -243,7 +243,7 @@ def evaluate(
     """The numbers of the module's table on given images.
 
     `methods` are the bounds to certify with; `projections` > 0 asks for the estimate.  `directions` names unit vectors
-    at every image: `alignment_attack_NAME` and `alignment_dual_NAME` are the mean cosines with them of the cascade's
+    at every image: alignment_attack_(name) and alignment_dual_(name) are the mean cosines with them of the cascade's
     perturbation and of the dual vector of the last bound, over the images where these are not 0.
     """
     attack_key, estimate_key = jr.split(key)

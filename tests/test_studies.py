@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from simulator import bounds, store, studies, sweep, trials
-from simulator.studies import STUDIES, defences
+from simulator import bounds, image_evaluation, images, store, studies, sweep, trials
+from simulator.studies import STUDIES, defences, image_data
 
 THEORY = ("theory-directed", "theory-l2", "share-along-signal", "theory-interpolation", "one-neuron", "asymptotics")
 """Studies of theory under a simulation; the others train and compare defences, and measure all there is to measure."""
-COMPARING = [name for name in STUDIES if name not in THEORY]
+IMAGES = [name for name in STUDIES if name.startswith("images-")]
+"""Studies of data sets of images, whose cells are hosted."""
+SHIPPED = ("images-digits", "images-planted")
+"""Those of them that need no download."""
+COMPARING = [name for name in STUDIES if name not in (*THEORY, *IMAGES)]
 SCALES = [(name, scale) for name in STUDIES for scale in studies.SCALES]
 ERRORS = ("standard_error", "robust_error", "certified_error")
 ALIGNMENTS = ("alignment_attack", "alignment_dual", "alignment_gradient")
@@ -52,11 +56,12 @@ def test_study_has_every_scale(name):
 def test_every_scale_has_a_grid(name, scale):
     study, settings = STUDIES[name], STUDIES[name].scales[scale]
     grid = study.grid(settings)
-    assert name not in COMPARING or {"defence", "epsilon"} <= set(grid.axes)
+    assert name in THEORY or {"defence", "epsilon"} <= set(grid.axes)
     assert grid.trials == settings.trials
     assert any(grid.rows(block) for block in grid.blocks())
     cell = study.cell(settings)
-    assert callable(cell) or isinstance(cell, sweep.Staged)
+    assert callable(cell) or isinstance(cell, (sweep.Staged, sweep.Hosted))
+    assert (name in IMAGES) == isinstance(cell, sweep.Hosted)
     assert set(grid.axes.get("defence", ())) <= {*defences.TABLE, *bounds.METHODS}
     assert not set(grid.coords) & set(grid.axes)
 
@@ -65,7 +70,7 @@ def test_every_scale_has_a_grid(name, scale):
 def test_notes_say_how_the_numbers_are_obtained(name, scale):
     notes = STUDIES[name].notes(STUDIES[name].scales[scale])
     assert {"attack", "selection", "interval"} <= set(notes)
-    assert ("certified_by" in notes) == (name in COMPARING)
+    assert ("certified_by" in notes) == (name not in THEORY)
     assert not set(notes) & set(store.IDENTITY)
     assert all(text and "\n" not in text for text in notes.values())
 
@@ -96,7 +101,8 @@ def test_published_values_lie_in_the_grid_of_the_paper(name, index):
     # A share, or a sum of shares over epochs.
     most = study.scales["paper"].epochs if curve.variable == "unstable_epochs" else 1
     assert all(0 <= value <= most for value in curve.values.values())
-    assert curve.variable.removesuffix("_history") in (*ERRORS, *ALIGNMENTS, "unstable", "unstable_epochs")
+    further = ("discrepancy", "robust_discrepancy") if name in IMAGES else ("unstable", "unstable_epochs")
+    assert curve.variable.removesuffix("_history") in (*ERRORS, *ALIGNMENTS, *further)
     assert len(curve.source) > 10
 
 
@@ -132,7 +138,7 @@ def run_once(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module", params=list(STUDIES))
+@pytest.fixture(scope="module", params=[name for name in STUDIES if name not in IMAGES or name in SHIPPED])
 def finished(request, run_once):
     return run_once(request.param)
 
@@ -144,6 +150,11 @@ def compared(request, run_once):
 
 @pytest.fixture(scope="module", params=THEORY)
 def predicted(request, run_once):
+    return run_once(request.param)
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
+def pictured(request, run_once):
     return run_once(request.param)
 
 
@@ -365,3 +376,59 @@ def test_verdict_of_theory_on_too_little_data(predicted, kept):
     sentence = study.verdict(part).sentence
     assert sentence
     assert "nan" not in sentence
+
+
+# ---- images ----
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_networks_of_images_are_examined_whole(pictured):
+    _, settings, result = pictured
+    standard, robust, certified = (ok(result, name) for name in ERRORS)
+    assert np.isfinite(certified).all()
+    assert not (robust < standard - 1e-6).any()
+    assert not (certified < robust - 1e-6).any()
+    assert np.nanmin(standard) < 0.3
+    for method in settings.certify:
+        assert not (ok(result, f"certified_error_{method}") < certified - 1e-6).any()
+    # A bound is above what an attack reached by rounding at most.
+    assert np.max(ok(result, "excess")) < 1e-4
+    for name in map(str, result.data_vars):
+        if name.startswith("alignment_") and not name.endswith("_sem"):
+            assert np.nanmax(np.abs(ok(result, name))) <= 1 + 1e-5
+    assert (ok(result, "best_epoch") >= 1).all()
+    assert (ok(result, "train_seconds") > 0).all()
+    assert set(result["cascade"].values) <= set(image_evaluation.CASCADE)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_trials_of_images_differ_and_say_what_they_are_of(pictured):
+    _, settings, result = pictured
+    first, second = (result["train_loss"].isel(trial=trial).values for trial in (0, 1))
+    assert (first != second).all()
+    if "images_sha256" in result:
+        assert [len(text) for text in result["images_sha256"].values] == [64] * len(settings.images)
+        assert (result["training_images"] > 1000).all()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("kept", [{"defence": ["ibp"]}, {"defence": ["adversarial"]}])
+def test_verdict_of_too_few_defences_of_images(pictured, kept):
+    study, _, result = pictured
+    verdict = study.verdict(result.sel(kept))
+    assert not verdict.held
+    assert "needs" in verdict.sentence
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGES if name not in SHIPPED])
+def test_a_data_set_that_is_not_there_is_asked_for(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMULATOR_DATA", str(tmp_path / "nothing"))
+    study = STUDIES[name]
+    image_data.loaded.cache_clear()
+    with pytest.raises(images.ImageDataError, match="get it by simulator images fetch"):
+        studies.run(study, study.scales["smoke"], scale="smoke", seed=0, out=tmp_path)
+    # Nothing is left behind that a later run would take for its own.
+    assert not store.path_of(tmp_path, name).exists()

@@ -304,8 +304,9 @@ class _Training(NamedTuple):
         share = self.preset.share(jnp.asarray(epochs - 1 / self.steps, self.dtype), self._radius)
         errors = np.full(2, np.nan, self.dtype)
         if at_full and self.validation is not None:
+            held_out = self.validation.vectors(self.shape), self.validation.labels
             # In the precision in which the best one is kept, so that a tie is a tie.
-            errors = validation_errors(state.network, self.threat, *self._validation).astype(self.dtype)
+            errors = validation_errors(state.network, self.threat, *held_out).astype(self.dtype)
         row = jnp.asarray(
             [float(state.loss) / self.steps, float(share * self._radius), errors[1], errors[0]], self.dtype
         )
@@ -319,10 +320,6 @@ class _Training(NamedTuple):
     @property
     def _radius(self) -> Float[Array, ""]:
         return jnp.asarray(self.threat.radius, self.dtype)
-
-    @property
-    def _validation(self):
-        return self.validation.vectors(self.shape), self.validation.labels
 
     def _keep(self, state: _State) -> None:
         """Save if it is time or the training is to stop, and say how far it is."""

@@ -1,6 +1,7 @@
 """Recipes for networks of images: numbers of epochs, schedules of rate and radius, and what is done to the images."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -134,7 +135,7 @@ _MNIST_FAST = Preset(
     factor=0.2,
     clip=10.0,
 )
-_CIFAR = {"padding": 4, "flip": True}
+_CIFAR: dict[str, Any] = {"padding": 4, "flip": True}
 _CIFAR_AT = Preset(
     source=f"{_PAPER}: adversarial training on CIFAR-10; its momentum is not stated",
     epochs=150,

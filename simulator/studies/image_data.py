@@ -75,32 +75,29 @@ def data_of(settings: Any, name: str, key: PRNGKeyArray) -> Data:
             "images: give fewer"
         )
     held_out, chosen = order[: settings.validation], order[settings.validation : settings.validation + most]
-    parts = [
-        Labelled(jnp.asarray(x), jnp.asarray(y), whole.levels)
-        for x, y in (
-            (whole.x_train[chosen], whole.y_train[chosen]),
-            (whole.x_train[held_out], whole.y_train[held_out]),
-            (whole.x_test, whole.y_test),
-        )
-    ]
-    shape = SHAPES.get(name, whole.shape)
-    nearest = images.towards_other_classes(
-        *(part.vectors(shape) for part in (parts[2], parts[0])), parts[2].labels, parts[0].labels
+    train, validation = (
+        Labelled(jnp.asarray(whole.x_train[part]), jnp.asarray(whole.y_train[part]), whole.levels)
+        for part in (chosen, held_out)
     )
+    test = Labelled(jnp.asarray(whole.x_test), jnp.asarray(whole.y_test), whole.levels)
+    shape = SHAPES.get(name, whole.shape)
+    nearest = images.towards_other_classes(test.vectors(shape), train.vectors(shape), test.labels, train.labels)
     plain = whole.mean == (0.0,) and whole.deviation == (1.0,)
     normalisation = None if plain else (whole.mean, whole.deviation)
-    return Data(name, *parts, len(whole.classes), shape, normalisation, {"nearest": nearest})
+    return Data(name, train, validation, test, len(whole.classes), shape, normalisation, {"nearest": nearest})
 
 
 def _planted(settings: Any, name: str, key: PRNGKeyArray) -> Data:
     shape = PLANTED[name]
-    train = settings.train or 1000
-    sizes = (train, settings.validation, settings.test or 1000)
-    parts, directions = [], jnp.zeros(0)
-    for own, size in zip(jr.split(key, 3), sizes, strict=True):
-        x, y, directions = images.planted(own, shape, size, settings.margin, settings.noise)
-        parts.append(Labelled(x, y, 1))
-    return Data("planted", *parts, 2, shape, None, {"planted": directions})
+    keys = jr.split(key, 3)
+
+    def drawn(number: int, size: int):
+        x, y, towards = images.planted(keys[number], shape, size, settings.margin, settings.noise)
+        return Labelled(x, y, 1), towards
+
+    train, validation = drawn(0, settings.train or 1000)[0], drawn(1, settings.validation)[0]
+    test, towards = drawn(2, settings.test or 1000)
+    return Data("planted", train, validation, test, 2, shape, None, {"planted": towards})
 
 
 def directions_of(name: str) -> tuple[str, ...]:

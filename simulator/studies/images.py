@@ -245,7 +245,7 @@ def gap_of(place: xr.Dataset, name: str, defence: str) -> tuple[float, float]:
     if place["trial"].size > 1:
         return float(gap), float(sem)
     spread = [float(place[f"{name}_se_test"].sel(defence=one).isel(trial=0)) for one in (defence, "adversarial")]
-    return float(gap), float(np.hypot(*spread))
+    return float(gap), float(np.linalg.norm(spread))
 
 
 def notes(settings: ImagesSettings) -> dict[str, str]:
