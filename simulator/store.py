@@ -294,9 +294,18 @@ def save_chunk(path: Path, name: str, boxes: Iterable[tuple[Box, Mapping[str, np
         names = sorted(values)
         places.append([[part.start, part.stop] for part in box])
         for variable in names:
-            _write(group[variable], box, values[variable])
-            _digest(digest, values[variable])
+            kept = _plain(values[variable])
+            _write(group[variable], box, kept)
+            _digest(digest, kept)
     _write_group(path / "progress" / name, {"boxes": places, "variables": names, "digest": digest.hexdigest(), **about})
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """The values with every NaN the same: a part of an array that is nothing but NaN is not written, as that is what a
+    missing part reads as, and a NaN with a sign, as processors make them, would not be read back as it was."""
+    if values.dtype.kind != "f":
+        return values
+    return np.where(np.isnan(values), np.array(np.nan, values.dtype), values)
 
 
 def _write(array: zarr.Array, box: Box, values: np.ndarray) -> None:

@@ -118,10 +118,22 @@ def test_points_that_meet_the_threat_have_no_classifier(name, float64):
     assert found.value == 0
 
 
-@every_threat
-def test_few_steps_are_enough_for_the_least_loss(name, float64):
-    """Newton's own pace, which a wrong derivative of the projection or a start far away would not keep."""
-    assert ridge_logistic(points(20, 50), THREATS[name](0.3, 50), 1e-4).steps <= 6
+class _Unturned:
+    """Of a threat, one that does not say about which axes it may be turned."""
+
+    def axes(self, dim):
+        raise ValueError("in the coordinates of the data")
+
+
+@pytest.mark.parametrize("kind", [threats.L2, threats.SignalDirected, threats.Orthogonal, threats.Segments])
+def test_a_threat_that_may_be_turned_has_the_same_steps_for_less(kind, float64):
+    """n^2 d once a solve or at every step: after the first few steps the multipliers are the same."""
+    z, rows = points(20, 50), jnp.asarray(frame(50))[:3]
+    arguments = {threats.L2: (), threats.Segments: (rows,)}.get(kind, (rows[0],))
+    unturned = type(kind)("Unturned", (_Unturned, kind), {})
+    turned, plain = (ridge_logistic(z, threat(0.8, *arguments), 1e-4, 1e-3) for threat in (kind, unturned))
+    assert turned.steps == plain.steps >= 2
+    np.testing.assert_allclose(turned.multipliers, plain.multipliers, rtol=1e-8)
 
 
 def test_a_solve_that_stops_early_says_so(float64):

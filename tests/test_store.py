@@ -189,6 +189,19 @@ def test_a_box_that_does_not_fit_the_chunks_is_refused(tmp_path):
     assert store.records(tmp_path / "one.zarr") == {}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nothing_but_nans_of_any_sign_is_kept_as_it_was(tmp_path, dtype):
+    """They are not written, being what a missing part reads as, and so are read back without their sign."""
+    template = store.Template({"a": (("x",), (4,), np.dtype(dtype))}, {"x": 2}, xr.Dataset())
+    path = tmp_path / "one.zarr"
+    store.create(path, template, {}, overwrite=False)
+    negative = np.negative(np.full(2, np.nan, dtype))
+    assert np.signbit(negative).all()
+    for name, values in (("0", negative), ("2", np.array([-0.0, 1], dtype))):
+        store.save_chunk(path, name, [((slice(int(name), int(name) + 2),), {"a": values})], {})
+    assert all(store.is_sound(path, record) for name, record in store.records(path).items() if name in "02")
+
+
 def test_precision_is_kept(tmp_path, float64):
     result = store.read(run(tmp_path))
     assert result["robust_error"].dtype == np.float64
