@@ -56,7 +56,7 @@ def _middle(values: Float[Array, "p h"]) -> tuple[Float[Array, " h"], Float[Arra
     found = jax.lax.fori_loop(0, width - 1, with_bit, jnp.zeros(values.shape[1:], unsigned))
     # The next rank holds the same value if enough are not above it, else the least above it.
     repeated = jnp.sum(bits <= found[None], axis=0, dtype=jnp.int32) > count // 2
-    above = jnp.min(jnp.where(bits > found[None], bits, jnp.iinfo(unsigned).max), axis=0)
+    above = jnp.min(jnp.where(bits > found[None], bits, ~jnp.zeros((), unsigned)), axis=0)
     low, high = (jax.lax.bitcast_convert_type(b, dtype) for b in (found, jnp.where(repeated, found, above)))
     broken = jnp.any(jnp.isnan(values), axis=0)
     return jnp.where(broken, jnp.nan, low), jnp.where(broken, jnp.nan, high)
