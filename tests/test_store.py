@@ -596,7 +596,7 @@ def test_failed_cells_are_recorded_with_their_coordinates_and_the_rest_kept(tmp_
 
         return dataclasses.replace(program, run=run)
 
-    monkeypatch.setattr(sweep, "compile_block", poisoned)
+    monkeypatch.setattr(sweep, "program_of", poisoned)
     result = store.read(run(tmp_path, report=studies.Report(say=said.append)))
     failed = (result["status"] == "failed").values
     expected = np.zeros((3, 2, 3), bool)

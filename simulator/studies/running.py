@@ -243,7 +243,11 @@ def _add_standard_errors(grid: sweep.Grid, path: Path) -> None:
 
     def slabs():
         for box in grid.boxes(layout.extents[:at]):
-            part = trials.with_sem(store.read_box(path, [*names, "status"], (*box, slice(0, grid.trials))))
+            whole = (*box, slice(0, grid.trials))
+            # What was never run is NaN unwritten; of a sparse grid that is most boxes.
+            if (store.read_box(path, ["status"], whole)["status"] == "not_run").all():
+                continue
+            part = trials.with_sem(store.read_box(path, [*names, "status"], whole))
             yield box, {name: part[name].values.astype(kind) for name, (_, _, kind) in derived.items()}
 
     store.save_chunk(path, store.DERIVED, slabs(), {})
