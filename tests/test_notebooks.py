@@ -1,5 +1,7 @@
-"""Every notebook runs from top to bottom, without warnings on its error stream, in this environment."""
+"""Every notebook runs from top to bottom, says what it teaches, and uses what is public alone."""
 
+import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -7,20 +9,118 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+LESSONS = [path for path in NOTEBOOKS if path.stem[0] in "1234"]
+QUICK = "1_what_is_an_adversarial_example"
+"""The one that the quick suite runs, too."""
+SCALE = 'SCALE = "{}"'
+LONGEST_CELL = 15
+LOCAL = re.compile(r"(?<![\w.)])/(tmp|var|usr|opt|mnt)/|\b[A-Z]:\\")
+"""A path of a machine; those of homes are looked for in every file by tests/test_architecture.py."""
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+every_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
 
-@pytest.mark.slow
-@pytest.mark.ci
+def marks_of(path):
+    """Of the run of a notebook: one is quick, the others are slow."""
+    return [] if path.stem == QUICK else [pytest.mark.slow, pytest.mark.ci]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_of(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def complaints(notebook):
+    """Errors, and whatever is written to the error stream, warnings among it."""
+    outputs = [output for cell in code_of(notebook) for output in cell.outputs]
+    return [one for one in outputs if one.output_type == "error" or one.get("name") == "stderr"]
+
+
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs(path, tmp_path):
-    notebook = nbformat.read(path, as_version=4)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=marks_of(path), id=path.stem) for path in NOTEBOOKS],
+)
+def test_runs_at_the_smallest_scale(path, tmp_path):
+    notebook = read(path)
+    for cell in code_of(notebook):
+        cell.source = cell.source.replace(SCALE.format("default"), SCALE.format("smoke"))
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    assert not complaints(notebook)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@every_notebook
 def test_outputs_are_committed(path):
-    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    assert all(cell.execution_count for cell in code)
+    notebook = read(path)
+    code = code_of(notebook)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
-    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+    assert not complaints(notebook)
+
+
+@every_notebook
+def test_holds_no_path_of_a_machine(path):
+    notebook = read(path)
+    code = code_of(notebook)
+    printed = [str(output.get("text", output.get("data", {}))) for cell in code for output in cell.outputs]
+    written = [*text_of(notebook), *(cell.source for cell in code), *printed]
+    # Pictures are kept as base64, in which every sequence may occur.
+    assert not [text for text in written if LOCAL.search(re.sub(r"'image/png': '[^']*'", "", text))]
+
+
+def test_paths_of_machines_are_found():
+    assert all(LOCAL.search(text) for text in ("/mnt/x", 'open("/tmp/x")', "C:\\Users"))
+    assert not any(LOCAL.search(text) for text in ("notebooks/tmp/x", "a/b", "y = f(x)/tmp"))
+
+
+def private_names(source):
+    """Names with a leading underscore that a piece of code reads from modules or objects."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.append(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found += [*node.module.split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [part for alias in node.names for part in alias.name.split(".")]
+    return [name for name in found if name.startswith("_") and not name.endswith("__")]
+
+
+def test_private_names_are_found():
+    assert private_names("from simulator._a import b\nimport c._d\nx = e._f(g.__name__)") == ["_a", "_d", "_f"]
+
+
+@every_notebook
+def test_uses_public_names_alone(path):
+    assert not [name for cell in code_of(read(path)) for name in private_names(cell.source)]
+
+
+@every_lesson
+def test_lesson_says_what_it_teaches_and_asks(path):
+    text = text_of(read(path))
+    assert "**After this you can explain**" in text[0]
+    questions, answers = text[-1].split("## Questions")[1].split("<details>")
+    numbered = [re.findall(r"(?m)^(\d)\. ", part) for part in (questions, answers)]
+    assert numbered[0] == numbered[1]
+    assert 3 <= len(numbered[0]) <= 5
+    assert text[-1].rstrip().endswith("</details>")
+
+
+@every_lesson
+def test_lesson_has_one_scale_and_short_cells(path):
+    sources = [cell.source for cell in code_of(read(path))]
+    assert sum(source.count(SCALE.format("default")) for source in sources) == 1
+    assert sources[0].startswith(SCALE.format("default"))
+    assert max(len(source.splitlines()) for source in sources) <= LONGEST_CELL
+
+
+def test_there_are_four_lessons():
+    assert [path.stem[0] for path in LESSONS] == list("1234")

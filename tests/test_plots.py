@@ -456,3 +456,31 @@ def test_gaps_are_paired_and_have_bars_of_two_standard_errors():
     np.testing.assert_allclose(container.lines[0].get_ydata(), gap.mean("trial"))
     segments = np.array(container.lines[2][0].get_segments())
     np.testing.assert_allclose(np.diff(segments[:, :, 1])[:, 0], 4 * gap.std("trial", ddof=1) / 3**0.5)
+
+
+def test_examples_vectors_and_regions_in_the_plane():
+    figure = Figure()
+    axes = figure.add_subplot()
+    x, y = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]), np.array([1, -1, 1])
+    plots.points(axes, x, y)
+    inner, outer = axes.collections
+    np.testing.assert_allclose(inner.get_offsets(), x[[0, 2]])
+    np.testing.assert_allclose(outer.get_offsets(), x[[1]])
+    assert [mpl.colors.to_hex(one.get_facecolor()[0]).upper() for one in (inner, outer)] == [plots.INNER, plots.OUTER]
+    assert [one.get_label() for one in (inner, outer)] == ["y = +1", "y = −1"]
+    plots.arrow(axes, x[0], np.array([0.5, -0.5]), plots.SIGNAL)
+    (arrow,) = axes.texts
+    assert (arrow.xyann, arrow.xy) == ((0.0, 1.0), (0.5, 0.5))
+
+
+def test_a_region_is_the_sign_of_the_margin():
+    figure = Figure()
+    axes = figure.add_subplot()
+    side = np.linspace(-1, 1, 21)
+    # Positive in the upper half: margin is [v, u].
+    plots.region(axes, side, side, np.repeat(side[:, None] - 0.05, 21, axis=1))
+    filled = axes.collections[0]
+    heights = [path.vertices[:, 1] for path in filled.get_paths()]
+    assert [mpl.colors.to_hex(color).upper() for color in filled.get_facecolor()] == [plots.OUTER, plots.INNER]
+    np.testing.assert_allclose([heights[0].min(), heights[0].max()], [-1, 0.05], atol=1e-6)
+    np.testing.assert_allclose([heights[1].min(), heights[1].max()], [0.05, 1], atol=1e-6)

@@ -10,16 +10,22 @@ from simulator.plots.gap_report import gap_report
 from simulator.plots.one_neuron import one_neuron
 from simulator.plots.optimisation import optimisation
 from simulator.plots.picture import picture
+from simulator.plots.plane import arrow, points, region
 from simulator.plots.prediction import prediction
 from simulator.plots.relaxations import relaxations
 from simulator.plots.selection import selection
 from simulator.plots.signal_directed import signal_directed
-from simulator.plots.style import DEFENCES, curve, look, published, save, styled
+from simulator.plots.style import DEFENCES, INNER, OUTER, SIGNAL, TRUTH, curve, look, published, save, styled
 from simulator.plots.unstable import unstable
 
 __all__ = [
     "DEFENCES",
+    "INNER",
+    "OUTER",
+    "SIGNAL",
+    "TRUTH",
     "alignment",
+    "arrow",
     "asymptotics",
     "attribution",
     "curve",
@@ -31,8 +37,10 @@ __all__ = [
     "one_neuron",
     "optimisation",
     "picture",
+    "points",
     "prediction",
     "published",
+    "region",
     "relaxations",
     "save",
     "selection",

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from simulator.plots.style import INNER, OUTER, SIGNAL, TRUTH, look, styled
+from simulator.plots.plane import CLASSES, arrow, points, region
+from simulator.plots.style import SIGNAL, TRUTH, look, styled
 
 _DIGITS = ("3", "8")
 
@@ -41,8 +42,7 @@ def _key() -> list:
         (look("coap").color, "COAP dual δ"),
     )
     return [
-        Line2D([], [], color=INNER, marker="o", linestyle="", label="y = +1"),
-        Line2D([], [], color=OUTER, marker="s", linestyle="", label="y = −1"),
+        *(Line2D([], [], color=color, marker=marker, linestyle="", label=name) for _, color, marker, name in CLASSES),
         Line2D([], [], color=TRUTH, linestyle=":", label="ground truth"),
         *(Line2D([], [], color=color, label=label) for color, label in arrows),
     ]
@@ -69,10 +69,7 @@ def _digit(part: SubFigure, result: xr.Dataset) -> None:
 def _frame(axes: Axes, result: xr.Dataset, task: str) -> None:
     """Training points, ground truth and limits shared by every panel of a task."""
     x, y = result[f"{task}_x"].values, result[f"{task}_y"].values
-    for sign, color, marker in ((1, INNER, "o"), (-1, OUTER, "s")):
-        axes.scatter(
-            x[y == sign, 0], x[y == sign, 1], s=16, c=color, marker=marker, edgecolors="white", linewidths=0.5, zorder=3
-        )
+    points(axes, x, y)
     settings = _truth(result, task)
     if task == "circles":
         axes.add_patch(Circle((0, 0), settings, fill=False, linestyle=":", linewidth=2, color=TRUTH, zorder=2))
@@ -90,18 +87,13 @@ def _truth(result: xr.Dataset, task: str) -> float:
     return float(size[y > 0].mean() + size[y < 0].mean()) / 2
 
 
-def _arrow(axes: Axes, start, vector, color: str, width: float = 1.8) -> None:
-    arrow = {"arrowstyle": "-|>", "color": color, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", xy=np.add(start, vector), xytext=start, zorder=6, arrowprops=arrow)
-
-
 def _signal(axes: Axes, result: xr.Dataset, task: str, radius: float) -> None:
     """The data, the signal direction at one sample, and the set of perturbations of magnitude epsilon around it."""
     _frame(axes, result, task)
     sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
     axes.add_patch(Circle(sample, radius, facecolor="#BBBBBB", alpha=0.6, edgecolor="k", zorder=4))
     axes.plot(*sample, "k.", ms=6, zorder=5)
-    _arrow(axes, sample, signal, SIGNAL)
+    arrow(axes, sample, signal, SIGNAL)
     axes.set_title(f"{task}, ε = {radius:g}")
 
 
@@ -111,17 +103,14 @@ def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: flo
     if str(chosen["status"].item()) != "ok":
         axes.set_title(f"{look(defence).label}: {chosen['status'].item()}")
         return
-    colors = (OUTER, INNER)
-    axes.contourf(
-        chosen["u"], chosen["v"], chosen["margin_map"].values, levels=[-1e30, 0, 1e30], colors=colors, alpha=0.3
-    )
+    region(axes, chosen["u"], chosen["v"], chosen["margin_map"].values)
     _frame(axes, result, task)
     sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
     attack, dual = chosen["sample_attack"].values, chosen["sample_dual"].values
     axes.add_patch(Circle(sample, radius, fill=False, linewidth=0.8, zorder=4))
     # The dual is drawn wider, below the attack, so that both show where they agree.
-    _arrow(axes, sample, dual, look("coap").color, width=4.0)
-    _arrow(axes, sample, attack, look("adversarial").color)
+    arrow(axes, sample, dual, look("coap").color, width=4.0)
+    arrow(axes, sample, attack, look("adversarial").color)
     axes.set_xlabel(
         f"cos(a, attack) = {_cosine(signal, attack)},  cos(a, COAP dual) = {_cosine(signal, dual)}", fontsize=8
     )

@@ -40,6 +40,7 @@ DEFENCES = {
 PAIR = ("coap", "adversarial")
 """The defences whose difference figures show as the gap."""
 INNER, OUTER, SIGNAL, TRUTH = "#F0C419", "#1F3A6E", "#B2182B", "#000000"
+"""Of the classes y = +1 and y = -1, the signal direction and the true boundary."""
 
 _STYLE = {
     "axes.grid": True,
