@@ -31,7 +31,8 @@ def kept(request):
 
 
 def test_every_study_is_kept():
-    assert names("default") == list(STUDIES)
+    # Those of images are not yet, as the README says.
+    assert names("default") == [name for name in STUDIES if not name.startswith("images-")]
     assert {"segments", "budget", "margin", "l2-budget"} <= set(names("paper"))
 
 
