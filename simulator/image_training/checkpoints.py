@@ -17,12 +17,14 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def restore(self, template: Any) -> Any | None:
-        """The state that was saved last, in the structure of `template`; None if there is none."""
+        """The state that was saved last, in the structure and the places of `template`; None if there is none."""
         import orbax.checkpoint as ocp
 
         if self._manager is None or self._manager.latest_step() is None:
             return None
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _plain(template))
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _plain(template)
+        )
         return self._manager.restore(self._manager.latest_step(), args=ocp.args.StandardRestore(shapes))
 
     def due(self) -> bool:

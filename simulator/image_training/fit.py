@@ -259,9 +259,9 @@ class _Training(NamedTuple):
         fresh = _State(
             network, memory, network, worst, zero, zero, jnp.zeros((), self.dtype), history, jnp.zeros(3, self.dtype)
         )
-        leaves, structure = jax.tree.flatten(fresh)
+        leaves, structure = jax.tree.flatten(everywhere(fresh))
         kept = self.checkpoints.restore(leaves)
-        return everywhere(fresh if kept is None else jax.tree.unflatten(structure, kept))
+        return jax.tree.unflatten(structure, leaves if kept is None else kept)
 
     def advanced(self, state: _State) -> _State:
         """A few seconds further: some steps, the end of an epoch if they reach it, a checkpoint if it is time."""
