@@ -14,7 +14,8 @@ from simulator.data import LinearlySeparable
 
 every_threat = pytest.mark.parametrize("name", THREATS)
 PENALTIES = (1.0, 1e-2, 1e-4)
-max_margin, ridge_logistic = quick_jit(theory.max_margin, static_argnums=2), quick_jit(theory.ridge_logistic)
+max_margin = quick_jit(theory.max_margin, static_argnums=2)
+ridge_logistic = quick_jit(theory.ridge_logistic, static_argnums=3)
 """One program for every kind of threat, number of points and dimension: the tests share sizes where they can."""
 
 

@@ -5,12 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from simulator.networks import Shape
 
 
-def centred(images: UInt8[Array, "n channels rows columns"], shape: Shape, levels: int, dtype) -> Float[Array, "n d"]:
+def centred(images: Num[Array, "n channels rows columns"], shape: Shape, levels: int, dtype) -> Float[Array, "n d"]:
     """Vectors of values in [0, 1], cut to the middle of the images where the network reads smaller ones."""
     rows, columns = ((have - want) // 2 for have, want in zip(images.shape[2:], shape[1:], strict=True))
     window = images[:, :, rows : rows + shape[1], columns : columns + shape[2]]
@@ -19,7 +19,7 @@ def centred(images: UInt8[Array, "n channels rows columns"], shape: Shape, level
 
 def augmented(
     key: PRNGKeyArray,
-    images: UInt8[Array, "n channels rows columns"],
+    images: Num[Array, "n channels rows columns"],
     shape: Shape,
     levels: int,
     dtype,

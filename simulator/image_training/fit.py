@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from simulator import attacks
 from simulator.image_training.augment import augmented, centred
@@ -42,7 +42,7 @@ CHUNK = 250
 class Labelled(NamedTuple):
     """Labelled images as they are stored."""
 
-    images: UInt8[Array, "n channels rows columns"]
+    images: Num[Array, "n channels rows columns"]
     labels: Int[Array, " n"]
     levels: int
     """The value that means 1."""

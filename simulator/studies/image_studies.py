@@ -124,11 +124,13 @@ def _study(scene: Scene) -> Study:
     whole = {**_IMAGES, **scene.default}
     smoke = {**whole, **_SMOKE, **_l2(*whole["epsilon"][:2]), "trials": min(whole["trials"], 2)}
     scales = (smoke, whole, {**_IMAGES, **scene.paper})
+    images = (scene.images[:1], scene.images, scene.images)
     return Study(
         name=scene.name,
         claim=CATALOGUE[scene.name].claim,
         scales={
-            name: ImagesSettings(**values, images=scene.images) for name, values in zip(SCALES, scales, strict=True)
+            name: ImagesSettings(**values, images=sets)
+            for name, values, sets in zip(SCALES, scales, images, strict=True)
         },
         grid=grid,
         cell=cell,
