@@ -172,7 +172,7 @@ def test_a_schedule_has_its_two_ends_and_what_lies_between():
         np.testing.assert_allclose(ours, expected, rtol=1e-12)
     fast = along(losses.fast_ibp(0.8), [0.0, 0.75, 1.0])
     np.testing.assert_allclose(fast[2], ibp, rtol=1e-12)
-    np.testing.assert_allclose(fast[1] - ibp, (fast[0] - ibp) / 4, rtol=1e-9)
+    np.testing.assert_allclose(fast[1] - ibp, (fast[0] - ibp) / 4, rtol=1e-9, atol=1e-12)
     assert np.any(fast[0] > ibp + 0.1)
 
 

@@ -337,11 +337,11 @@ def test_rows_vectorised_together_have_the_numbers_of_single_rows(monkeypatch, c
 
     compiled = []
 
-    def compile_block(*arguments):
-        compiled.append(program.compile_block(*arguments))
+    def program_of(*arguments):
+        compiled.append(program.program_of(*arguments))
         return compiled[-1]
 
-    monkeypatch.setattr("simulator.sweep.execute.compile_block", compile_block)
+    monkeypatch.setattr("simulator.sweep.execute.program_of", program_of)
     together = sweep.run(one, cell, KEY)
     monkeypatch.setattr(program, "CACHE_BYTES", 0)
     alone = sweep.run(one, cell, KEY)
