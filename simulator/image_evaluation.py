@@ -25,19 +25,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from simulator import attacks, bounds
-from simulator.attacks import Attack
+from simulator.attacks import QUERIES, TARGETS, Attack
 from simulator.metrics import cosine
 from simulator.networks import Network, label, margins, others
 from simulator.threats import Threat
 
 CASCADE = ("apgd-margin", "apgd-cross-entropy", "apgd-margin-targeted", "apgd-dlr-targeted", "fab", "square")
 """The attacks in their order, cheap ones first; those that need more classes than there are are left out."""
-
-TARGETS = 9
-"""Rivals that a targeted attack aims at, at most, the nearest ones at the image."""
-
-QUERIES = 10
-"""Steps of the random search per step of the others."""
 
 ATTACKED_AT_ONCE, BOUNDED_AT_ONCE = 50, 10
 """Images of a call; a bound that goes backward from every neuron takes far more room."""

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from simulator.losses import Loss, Schedule
-from simulator.networks import Network, has_statistics, with_statistics
+from simulator.networks import Network, fitted
 from simulator.threats import Threat
 
 OPTIMIZERS = ("sgd", "adam")
@@ -108,11 +108,6 @@ CHUNK = 500
 """Examples whose losses are computed at once: enough to fill matrix products, few enough to stay in the cache."""
 
 
-def _fitted(network: Network, x: Float[Array, "n d"]) -> Network:
-    """The network with the statistics of its batch normalisations taken from these examples."""
-    return Network(with_statistics(network.layers, x)) if has_statistics(network.layers) else network
-
-
 class _Examples(NamedTuple):
     """Training examples, along the leading axis of every leaf."""
 
@@ -128,7 +123,7 @@ class _Examples(NamedTuple):
 
 def _mean_loss(loss: Loss, threat: Threat, network: Network, examples: _Examples) -> Float[Array, ""]:
     """The mean over the examples, weighted where they have weights; 0 where all weights are 0."""
-    network, n = _fitted(network, examples.x), examples.x.shape[0]
+    network, n = fitted(network, examples.x), examples.x.shape[0]
     whole = n - n % CHUNK if n > CHUNK else 0
     total = jnp.sum(_losses(loss, threat, network, examples.part(slice(whole, None))))
     if whole:
@@ -249,8 +244,8 @@ def fit(
     def stretch(state, index):
         # No epoch before the first record.  A loop of dynamic length, so that one program serves all records.
         state, value = train(state, every * (index - 1), jnp.where(index == 0, 0, every))
-        return state, {"loss": value, **({} if measure is None else measure(_fitted(state[0], x)))}
+        return state, {"loss": value, **({} if measure is None else measure(fitted(state[0], x)))}
 
     state, history = jax.lax.scan(stretch, (network, steps.optimizer.init(network)), jnp.arange(records))
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((state[0], history["loss"]))]
-    return Fit(_fitted(state[0], x), history, ~jnp.all(jnp.stack(finite)))
+    return Fit(fitted(state[0], x), history, ~jnp.all(jnp.stack(finite)))

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 
 from simulator import attacks, losses, networks, train
 from simulator.image_training import (
-    PUBLISHED,
+    RECIPES,
     Checkpoints,
     Interrupted,
     Labelled,
@@ -89,7 +90,7 @@ def test_the_radius_of_crown_ibp_grows_within_epochs():
 
 @pytest.mark.parametrize("radius", [0.0, 0.005, 0.3])
 def test_shares_are_numbers_from_0_to_1_that_never_fall(radius):
-    for recipes in PUBLISHED.values():
+    for recipes in RECIPES.values():
         for recipe in recipes.values():
             epochs = jnp.linspace(0, recipe.epochs, 97)
             shares = np.asarray(jax.vmap(lambda e, r=recipe: r.share(e, jnp.asarray(radius)))(epochs))
@@ -98,7 +99,7 @@ def test_shares_are_numbers_from_0_to_1_that_never_fall(radius):
             assert (shares[np.asarray(epochs) >= recipe.full_from] > 1 - 1e-6).all()
 
 
-@pytest.mark.parametrize(("data", "defence"), [(d, p) for d in PUBLISHED for p in PUBLISHED[d]])
+@pytest.mark.parametrize(("data", "defence"), [(d, p) for d in RECIPES for p in RECIPES[d]])
 def test_every_recipe_can_be_shortened(data, defence):
     whole, half = preset(data, defence), preset(data, defence, 10)
     assert half.epochs == 10
@@ -112,7 +113,7 @@ def test_every_recipe_can_be_shortened(data, defence):
 def test_impossible_recipes_say_so():
     good = {"source": "a test", "epochs": 4, "batch": 5, "learning_rate": 0.1}
     for change, words in (
-        ({"optimizer": "rprop"}, "optimizer is 'rprop', but the optimizers are adam, sgd"),
+        ({"optimizer": "rprop"}, "optimizer is 'rprop', but the optimizers are sgd, adam"),
         ({"curriculum": "steep"}, "curriculum is 'steep'"),
         ({"ramp": 4}, "more epochs than clean \\+ ramp"),
         ({"batch": 0}, "a batch of at least 1"),
@@ -226,6 +227,17 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, after):
     # What is finished is not trained again.
     again = attempt(Progress(say=lambda sentence: pytest.fail("nothing is left to do")))
     assert same(again.network, whole.network)
+
+
+def test_only_what_is_kept_needs_the_library_of_checkpoints(tmp_path, monkeypatch):
+    """Without the extra, trainings that keep nothing go through, and others say what is missing."""
+    monkeypatch.setitem(sys.modules, "orbax", None)
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    nothing = Checkpoints(None, 0)
+    assert nothing.restore({}) is None
+    nothing.save(1, {})
+    with pytest.raises(ModuleNotFoundError, match="checkpoints need the extra"):
+        Checkpoints(tmp_path, 0)
 
 
 def test_a_batch_spread_over_devices_has_the_loss_and_gradient_of_one_that_is_not():

@@ -11,7 +11,7 @@ attack and a random search, and keeps a record of what each attack reached.
 
 from simulator.attacks.attack import OBJECTIVES, Attack, Method, Objective, weakest
 from simulator.attacks.auto_pgd import apgd
-from simulator.attacks.ensemble import Ensemble, describe_ensemble, ensemble, search
+from simulator.attacks.ensemble import QUERIES, TARGETS, Ensemble, describe_ensemble, ensemble, search
 from simulator.attacks.gradient import fgsm, pgd
 from simulator.attacks.minimum_norm import MinimumNorm, fab, within
 from simulator.attacks.square import square
@@ -21,6 +21,8 @@ from simulator.attacks.worst_case import exact, has_exact
 
 __all__ = [
     "OBJECTIVES",
+    "QUERIES",
+    "TARGETS",
     "Attack",
     "Draw",
     "Ensemble",

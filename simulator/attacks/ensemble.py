@@ -19,9 +19,9 @@ from simulator.attacks.worst_case import exact, has_exact
 from simulator.networks import Network, margins
 from simulator.threats import Threat
 
-_TARGETS = 9
+TARGETS = 9
 """Rivals that the targeted attack aims at, at most, as in the published suite."""
-_QUERIES = 10
+QUERIES = 10
 """Steps of the random search per step of the others: with 100 steps and 5 starts its published 5000 queries."""
 
 
@@ -87,7 +87,7 @@ def search(
 
     def random_search(which):
         key, start = which
-        return square(key, network, threat, x, label, steps=_QUERIES * steps, start=start)
+        return square(key, network, threat, x, label, steps=QUERIES * steps, start=start)
 
     tried = weakest(jax.lax.map(random_search, (jr.split(square_key, count), starts)))
     smallest = {**smallest, "fab": nearby.margin, "square": tried.margin}
@@ -96,7 +96,7 @@ def search(
 
 def _auto_pgd(network: Network, threat: Threat, x, label, starts: Float[Array, "count d"], steps: int):
     """The best of APGD on all objectives from all starts, and the smallest margin for each objective."""
-    plain, aimed, targets = objectives(network), _targeted(network), min(_TARGETS, network.classes - 1)
+    plain, aimed, targets = objectives(network), _targeted(network), min(TARGETS, network.classes - 1)
     rivals = jnp.argsort(margins(network, x, label))[:targets]
 
     def run(best, which):
@@ -134,10 +134,10 @@ def describe_ensemble(network: Network, threat: Threat, *, steps: int = 100, cou
     """What `ensemble` runs on this network and threat and what it leaves out, for the provenance of a result."""
     if has_exact(network, threat):
         return "exact worst case"
-    targets = min(_TARGETS, network.classes - 1)
+    targets = min(TARGETS, network.classes - 1)
     names = [*objectives(network), *(f"{name} ({targets} rivals)" for name in _targeted(network))]
     runs = " + ".join([*(f"apgd-{name}" for name in names), "fab"])
-    words = [f"{runs}, {steps} steps; square, {_QUERIES * steps} steps; {count} starts each"]
+    words = [f"{runs}, {steps} steps; square, {QUERIES * steps} steps; {count} starts each"]
     if network.classes < 4:
         instead = "apgd-margin" if network.classes == 2 else "apgd-margin-targeted"
         words.append(f"no apgd-dlr-targeted, which needs 4 classes and here are {network.classes}: {instead} instead")

@@ -7,10 +7,11 @@ speaks, keeps checkpoints and can be killed.
 from simulator.image_training.augment import augmented, centred
 from simulator.image_training.checkpoints import Checkpoints
 from simulator.image_training.fit import ImageFit, Interrupted, Labelled, MakeLoss, Progress, fit, spread
-from simulator.image_training.preset import PUBLISHED, Preset, preset
+from simulator.image_training.preset import DEFENCES, RECIPES, Preset, preset
 
 __all__ = [
-    "PUBLISHED",
+    "DEFENCES",
+    "RECIPES",
     "Checkpoints",
     "ImageFit",
     "Interrupted",

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.random as jr
 
 
 class Checkpoints:
-    """The latest state of one training in a folder of its own; with `folder=None` nothing is kept."""
+    """The latest state of one training in a folder of its own; with `folder=None` nothing is kept.
+
+    Raises `ModuleNotFoundError`, in one sentence, if there is a folder but not the extra.
+    """
 
     def __init__(self, folder: Path | None, every_seconds: float):
         self.every_seconds = every_seconds
@@ -18,12 +20,12 @@ class Checkpoints:
 
     def restore(self, template: Any) -> Any | None:
         """The state that was saved last, in the structure and the places of `template`; None if there is none."""
-        import orbax.checkpoint as ocp
-
         if self._manager is None or self._manager.latest_step() is None:
             return None
+        import orbax.checkpoint as ocp
+
         shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _plain(template)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), template
         )
         return self._manager.restore(self._manager.latest_step(), args=ocp.args.StandardRestore(shapes))
 
@@ -33,20 +35,12 @@ class Checkpoints:
 
     def save(self, step: int, state: Any) -> None:
         """Keep a state, and then let the one before go."""
+        if self._manager is None:
+            return
         import orbax.checkpoint as ocp
 
-        if self._manager is not None:
-            self._manager.save(step, args=ocp.args.StandardSave(_plain(state)))
-            self._saved = time.monotonic()
-
-
-def _plain(tree: Any) -> Any:
-    """A tree of arrays, with keys as the numbers they are made of."""
-
-    def one(leaf):
-        return jr.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-    return jax.tree.map(one, tree)
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+        self._saved = time.monotonic()
 
 
 def _manager(folder: Path):

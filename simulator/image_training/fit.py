@@ -23,7 +23,7 @@ from simulator.image_training.augment import augmented, centred
 from simulator.image_training.checkpoints import Checkpoints
 from simulator.image_training.preset import Preset
 from simulator.losses import Loss, Schedule
-from simulator.networks import Network, Shape, has_statistics, label, margins, with_statistics
+from simulator.networks import Network, Shape, fitted, label, margins
 from simulator.threats import Threat
 
 MakeLoss = Callable[[PRNGKeyArray], Loss | Schedule]
@@ -47,9 +47,9 @@ class Labelled(NamedTuple):
     levels: int
     """The value that means 1."""
 
-    def vectors(self, shape: Shape, dtype=None) -> Float[Array, "n d"]:
+    def vectors(self, shape: Shape) -> Float[Array, "n d"]:
         """The middle of the images, of the size the network reads, as vectors of values in [0, 1]."""
-        return centred(self.images, shape, self.levels, jnp.result_type(float) if dtype is None else dtype)
+        return centred(self.images, shape, self.levels, jnp.result_type(float))
 
 
 class Progress(NamedTuple):
@@ -130,8 +130,8 @@ def optimizer_of(preset: Preset) -> optax.GradientTransformation:
 
 def mean_loss(network: Network, threat: Threat, loss: Loss, x: Float[Array, "n d"], y: Int[Array, " n"]):
     """The mean over a batch, with the statistics of batch normalisations from its clean images."""
-    fitted = Network(with_statistics(network.layers, x)) if has_statistics(network.layers) else network
-    return jnp.mean(jax.vmap(lambda x, y: loss(fitted, threat, x, y))(x, y))
+    network = fitted(network, x)
+    return jnp.mean(jax.vmap(lambda x, y: loss(network, threat, x, y))(x, y))
 
 
 @lru_cache(maxsize=32)
@@ -344,9 +344,8 @@ class _Training(NamedTuple):
     def finished(self, state: _State) -> ImageFit:
         """What a training ends with."""
         network = state.network if int(state.best_epoch) == 0 else state.best
-        if has_statistics(network.layers):
-            some = self.train._replace(images=self.train.images[:STATISTICS])
-            network = Network(with_statistics(network.layers, some.vectors(self.shape)))
+        some = self.train._replace(images=self.train.images[:STATISTICS])
+        network = fitted(network, some.vectors(self.shape))
         finite = [bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.network)]
         whole, seconds, examples = (float(one) for one in state.clock)
         return ImageFit(

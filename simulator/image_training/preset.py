@@ -6,9 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from simulator.train import CURRICULA
+from simulator.train import CURRICULA, OPTIMIZERS
 
-OPTIMIZERS = ("adam", "sgd")
+DEFENCES = ("standard", "adversarial", "coap", "crown-ibp", "ibp", "fast-ibp", "sabr", "mtl-ibp")
+"""The defences that every data set has a recipe of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -239,12 +240,9 @@ def _family(attack: Preset, coap: Preset, crown: Preset, fast: Preset) -> dict[s
     }
 
 
-_OURS = {
-    name: _PLAIN if name in ("standard", "adversarial") else _RAMPED
-    for name in ("standard", "adversarial", "coap", "crown-ibp", "ibp", "fast-ibp", "sabr", "mtl-ibp")
-}
+_OURS = {name: _PLAIN if name in ("standard", "adversarial") else _RAMPED for name in DEFENCES}
 _MNIST = _family(_MNIST_AT, _MNIST_COAP, _MNIST_CROWN, _MNIST_FAST)
-PUBLISHED: dict[str, dict[str, Preset]] = {
+RECIPES: dict[str, dict[str, Preset]] = {
     "digits": _OURS,
     "planted": _OURS,
     "mnist": _MNIST,
@@ -252,8 +250,8 @@ PUBLISHED: dict[str, dict[str, Preset]] = {
     "cifar10": _family(_CIFAR_AT, _CIFAR_COAP, _CIFAR_CROWN, _CIFAR_FAST),
     "tiny-imagenet": _family(_TINY_AT, _CIFAR_COAP, _TINY_CROWN, _TINY_FAST),
 }
-"""Data set -> defence -> the published recipe.  The first two have none.  Fashion-MNIST has none in the papers and
-takes that of MNIST; COAP has none for Tiny ImageNet, where the papers leave it out, and takes that of CIFAR-10."""
+"""Data set -> defence -> the published recipe.  The first two have none but ours.  Fashion-MNIST has none in the papers
+and takes that of MNIST; COAP has none for Tiny ImageNet, where the papers leave it out, and takes that of CIFAR-10."""
 
 
 def preset(data: str, defence: str, epochs: int = 0) -> Preset:
@@ -261,8 +259,8 @@ def preset(data: str, defence: str, epochs: int = 0) -> Preset:
 
     Raises `ValueError` if there is none, or if so few epochs leave none at the full radius.
     """
-    if data not in PUBLISHED or defence not in PUBLISHED[data]:
-        known = ", ".join(PUBLISHED), ", ".join(_MNIST)
+    if data not in RECIPES or defence not in RECIPES[data]:
+        known = ", ".join(RECIPES), ", ".join(DEFENCES)
         raise ValueError(f"there is no recipe for {defence} on {data}: data sets are {known[0]}, defences {known[1]}")
-    found = PUBLISHED[data][defence]
+    found = RECIPES[data][defence]
     return found.reduced(epochs) if epochs else found

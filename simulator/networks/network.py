@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simulator.networks.layers import Affine, Layers, through, times
+from simulator.networks.layers import Affine, Layers, has_statistics, through, times, with_statistics
 
 
 class Network(eqx.Module):
@@ -37,6 +37,11 @@ class Network(eqx.Module):
     def classes(self) -> int:
         """The number of classes K >= 2."""
         return max(2, self.last.bias.shape[-1])
+
+
+def fitted(network: Network, batch: Float[Array, "n d"]) -> Network:
+    """The network with the statistics of its batch normalisations taken from these examples; without any, itself."""
+    return Network(with_statistics(network.layers, batch)) if has_statistics(network.layers) else network
 
 
 def readout(network: Network) -> Float[Array, "K outputs"]:

@@ -52,13 +52,20 @@ def exhibits(settings: Any, key: PRNGKeyArray) -> xr.Dataset:
     sets = [loaded(name) for name in settings.images if name not in PLANTED]
     if not sets:
         return xr.Dataset()
-    digests = [hashlib.sha256(one.x_train.tobytes() + one.x_test.tobytes()).hexdigest() for one in sets]
+    digests = [_digest(one) for one in sets]
     counts = {
         "training_images": [len(one.y_train) for one in sets],
         "test_images": [len(one.y_test) for one in sets],
     }
     variables = {name: ("images", np.array(values)) for name, values in counts.items()}
     return xr.Dataset({**variables, "images_sha256": ("images", np.array(digests, object))})
+
+
+def _digest(one: images.Images) -> str:
+    found = hashlib.sha256()
+    for part in (one.x_train, one.x_test):
+        found.update(part.tobytes())
+    return found.hexdigest()
 
 
 def data_of(settings: Any, name: str, key: PRNGKeyArray) -> Data:
