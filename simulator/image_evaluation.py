@@ -76,12 +76,9 @@ def _stage(name: str, steps: int, starts: int) -> Callable:
         k = label(y)
         if name.endswith("targeted"):
             return _at_rivals(name, key, network, threat, x, k, steps, starts)
-        if name == "fab":
-            method = _fab(steps)
-        elif name == "square":
-            method = _square(key, QUERIES * steps)
-        else:
-            method = _apgd(name.removeprefix("apgd-"), steps)
+        if name == "square":
+            return _random_searches(jr.split(key, starts), network, threat, x, k, QUERIES * steps)
+        method = _fab(steps) if name == "fab" else _apgd(name.removeprefix("apgd-"), steps)
         return attacks.restarts(key, method, network, threat, x, k, starts)
 
     return jax.jit(jax.vmap(one, in_axes=(0, None, None, 0, 0)))
@@ -94,11 +91,9 @@ def _apgd(objective, steps: int) -> Callable:
     return attack
 
 
-def _square(key, steps: int) -> Callable:
-    def attack(network, threat, x, y, start):
-        return attacks.square(key, network, threat, x, y, steps=steps, start=start)
-
-    return attack
+def _random_searches(keys, network: Network, threat: Threat, x, y, steps: int) -> Attack:
+    """The best of independent searches from x."""
+    return attacks.weakest(jax.lax.map(lambda key: attacks.square(key, network, threat, x, y, steps=steps), keys))
 
 
 def _fab(steps: int) -> Callable:
@@ -270,6 +265,40 @@ def evaluate(
         for which, delta in deltas.items():
             values[f"alignment_{which}_{name}"] = mean_cosine(vectors, delta)
     return values
+
+
+@lru_cache(maxsize=8)
+def _smallest(steps: int) -> Callable:
+    """(network, threat, images, labels) -> the smallest perturbation that breaks each, and whether there is one."""
+
+    def one(network, threat, x, y):
+        found = attacks.fab(network, threat, x, label(y), steps=steps)
+        return found.delta, (found.radius > 0) & jnp.isfinite(found.radius)
+
+    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)))
+
+
+def towards_boundary(
+    network: Network,
+    threat: Threat,
+    x: Float[Array, "n d"],
+    y: Int[Array, " n"],
+    *,
+    steps: int,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Float[np.ndarray, "n d"]:
+    """At every image the direction of the smallest perturbation found that breaks a network, a unit vector.
+
+    Of the threat only the shape counts (see `attacks.fab`).  0 where the network errs at the image itself, and where
+    nothing was found.
+    """
+    directions = np.zeros(x.shape, x.dtype)
+    for chosen in _chunks(np.arange(len(y)), ATTACKED_AT_ONCE):
+        delta, there = (np.asarray(one) for one in _smallest(steps)(network, threat, x[chosen], y[chosen]))
+        lengths = np.linalg.norm(delta, axis=1, keepdims=True)
+        directions[chosen] = np.where(there[:, None] & (lengths > 0), delta / np.where(lengths > 0, lengths, 1), 0)
+        say(f"smallest perturbations of {chosen[-1] + 1} of {len(y)} images")
+    return directions
 
 
 @jax.jit

@@ -28,7 +28,10 @@ from filelock import FileLock, Timeout
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 IDENTITY = ("study", "settings", "seed", "numbers", "precision")
-"""The attributes that decide whether two stores hold the same experiment."""
+"""The attributes that decide whether two stores hold the same experiment, with `FILES` where there is one."""
+
+FILES = "files"
+"""The attribute that says, by digests, what a study read from files; those that only draw have none."""
 
 BOOKKEEPING = ("chunk_extents", "chunk_rows", "variables")
 """The attributes that only the continuation of a run needs."""
@@ -146,7 +149,9 @@ def state(path: Path, wanted: Mapping[str, Any]) -> str:
             f"{path} exists but is not a result store: move it away, give another --out, or replace it by --overwrite"
         ) from error
     differences = [
-        _difference(key, attributes.get(key), wanted[key]) for key in IDENTITY if attributes.get(key) != wanted[key]
+        _difference(key, attributes.get(key), wanted.get(key))
+        for key in (*IDENTITY, FILES)
+        if attributes.get(key) != wanted.get(key)
     ]
     if differences:
         raise StoreError(

@@ -154,7 +154,8 @@ def stretch_of(preset: Preset, make_loss: MakeLoss, shape: Shape, levels: int) -
         share = preset.share(epoch, jnp.asarray(threat.radius, dtype))
         loss = make_loss(loss_key)
         loss = loss.at(share) if isinstance(loss, Schedule) else loss
-        value, gradient = jax.value_and_grad(mean_loss)(network, threat.scaled(share), loss, x, y)
+        with jax.default_matmul_precision("bfloat16" if preset.fast_products else "highest"):
+            value, gradient = jax.value_and_grad(mean_loss)(network, threat.scaled(share), loss, x, y)
         # The library mixes types of numbers, which a user may have forbidden.
         with jax.numpy_dtype_promotion("standard"):
             updates, memory = rule.update(gradient, memory, network)

@@ -45,6 +45,9 @@ class Preset:
     """Zeros around a training image before a window of the network's size is cut out at random."""
     flip: bool = False
     """Whether every other training image is mirrored, at random."""
+    fast_products: bool = False
+    """Whether matrix products may be in the accelerator's fast format (bfloat16 on a TPU, TF32 on NVIDIA's; processors
+    have none), sums and weights in full precision all the same.  Not for bounds, whose rounding it multiplies."""
 
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:

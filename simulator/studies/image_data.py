@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import images, networks
@@ -38,6 +37,8 @@ class Data:
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
     directions: dict[str, Float[Array, "n d"]]
     """Unit vectors at the test images that perturbations are compared with."""
+    digest: str
+    """Of all that the training images are made of: files, or the numbers they are drawn with."""
 
 
 @lru_cache(maxsize=1)
@@ -46,39 +47,39 @@ def loaded(name: str) -> images.Images:
     return images.load(name)
 
 
-def exhibits(settings: Any, key: PRNGKeyArray) -> xr.Dataset:
-    """What the data sets are: numbers of images, and a digest of those for training and testing."""
-    del key
-    sets = [loaded(name) for name in settings.images if name not in PLANTED]
-    if not sets:
-        return xr.Dataset()
-    digests = [_digest(one) for one in sets]
-    counts = {
-        "training_images": [len(one.y_train) for one in sets],
-        "test_images": [len(one.y_test) for one in sets],
-    }
-    variables = {name: ("images", np.array(values)) for name, values in counts.items()}
-    return xr.Dataset({**variables, "images_sha256": ("images", np.array(digests, object))})
+def files(settings: Any) -> str:
+    """Which data sets a study reads: how many images they have, and a digest of images and labels."""
+    described = []
+    for name in settings.images:
+        if name not in PLANTED:
+            one = loaded(name)
+            described.append(f"{name}: {len(one.y_train)} + {len(one.y_test)} images, SHA-256 {digest_of(name)}")
+    return "; ".join(described)
 
 
-def _digest(one: images.Images) -> str:
-    found = hashlib.sha256()
-    for part in (one.x_train, one.x_test):
-        found.update(part.tobytes())
+@lru_cache(maxsize=8)
+def digest_of(name: str) -> str:
+    """Of all images and labels of a data set, for training and for testing."""
+    found, whole = hashlib.sha256(), loaded(name)
+    for part in (whole.x_train, whole.y_train, whole.x_test, whole.y_test):
+        found.update(np.ascontiguousarray(part).tobytes())
     return found.hexdigest()
 
 
-def data_of(settings: Any, name: str, key: PRNGKeyArray) -> Data:
-    """The images of a trial: drawn if they are planted, else those of the data set with a random part held out."""
+def data_of(settings: Any, name: str, key: PRNGKeyArray, count: int) -> Data:
+    """The images of a trial: drawn if they are planted, else those of the data set with a random part held out.
+
+    `count` of them are for training, 0: all others; fewer are the first of more.
+    """
     if name in PLANTED:
-        return _planted(settings, name, key)
+        return _planted(settings, name, key, count)
     whole = loaded(name)
     whole = whole.subset(test=min(settings.test or len(whole.y_test), len(whole.y_test)))
     order = np.asarray(jr.permutation(key, len(whole.y_train)))
-    most = settings.train or len(order) - settings.validation
+    most = count or len(order) - settings.validation
     if settings.validation + most > len(order):
         raise SettingsError(
-            f"train is {settings.train} and validation {settings.validation}, but {name} has {len(order)} training "
+            f"train is {count} and validation {settings.validation}, but {name} has {len(order)} training "
             "images: give fewer"
         )
     held_out, chosen = order[: settings.validation], order[settings.validation : settings.validation + most]
@@ -91,10 +92,15 @@ def data_of(settings: Any, name: str, key: PRNGKeyArray) -> Data:
     nearest = images.towards_other_classes(test.vectors(shape), train.vectors(shape), test.labels, train.labels)
     plain = whole.mean == (0.0,) and whole.deviation == (1.0,)
     normalisation = None if plain else (whole.mean, whole.deviation)
-    return Data(name, train, validation, test, len(whole.classes), shape, normalisation, {"nearest": nearest})
+    digest = f"{digest_of(name)}, {settings.validation} + {most} of them by {_words(key)}"
+    return Data(name, train, validation, test, len(whole.classes), shape, normalisation, {"nearest": nearest}, digest)
 
 
-def _planted(settings: Any, name: str, key: PRNGKeyArray) -> Data:
+def _words(key: PRNGKeyArray) -> str:
+    return np.asarray(jr.key_data(key)).tobytes().hex()
+
+
+def _planted(settings: Any, name: str, key: PRNGKeyArray, count: int) -> Data:
     shape = PLANTED[name]
     keys = jr.split(key, 3)
 
@@ -102,9 +108,10 @@ def _planted(settings: Any, name: str, key: PRNGKeyArray) -> Data:
         x, y, towards = images.planted(keys[number], shape, size, settings.margin, settings.noise)
         return Labelled(x, y, 1), towards
 
-    train, validation = drawn(0, settings.train or 1000)[0], drawn(1, settings.validation)[0]
+    train, validation = drawn(0, count or 1000)[0], drawn(1, settings.validation)[0]
     test, towards = drawn(2, settings.test or 1000)
-    return Data("planted", train, validation, test, 2, shape, None, {"planted": towards})
+    drawn_by = (shape, count, settings.validation, settings.test, settings.margin, settings.noise, _words(key))
+    return Data("planted", train, validation, test, 2, shape, None, {"planted": towards}, str(drawn_by))
 
 
 def directions_of(name: str) -> tuple[str, ...]:

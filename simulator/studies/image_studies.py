@@ -6,7 +6,7 @@ from typing import Any
 
 from simulator import plots
 from simulator.catalogue import CATALOGUE
-from simulator.studies.image_data import PLANTED, exhibits
+from simulator.studies.image_data import PLANTED, files
 from simulator.studies.image_values import CIFAR, MNIST, PUBLISHED, TINY
 from simulator.studies.images import ImagesSettings, cell, grid, notes, verdict
 from simulator.studies.study import SCALES, Study
@@ -22,6 +22,7 @@ _IMAGES: dict[str, Any] = {
     "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
     "network": "small-cnn",
     "train": 0,
+    "coap_train": 0,
     "validation": 500,
     "test": 1000,
     "epochs": 0,
@@ -31,6 +32,7 @@ _IMAGES: dict[str, Any] = {
     "attack_steps": 50,
     "attack_starts": 2,
     "checkpoint_minutes": 2.0,
+    "products": "full",
     "margin": 0.6,
     "noise": 0.1,
     "trials": 1,
@@ -66,6 +68,8 @@ class Scene:
     """What a processor can do in minutes, hours for the large sets."""
     paper: dict[str, Any]
     """The published settings, or ours at full length where there are none."""
+    reference: float
+    """The radius of the reference network."""
 
 
 def _l2(*radii: float) -> dict[str, Any]:
@@ -81,6 +85,7 @@ SCENES = (
         "handwritten digits of 8 × 8 pixels, l2 ball",
         {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny-cnn", "validation": 300, "test": 0, **SMALL, "trials": 10},
         {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny-cnn", "validation": 300, **SMALL, **_PAPER, "trials": 10},
+        0.5,
     ),
     Scene(
         "images-planted",
@@ -88,6 +93,7 @@ SCENES = (
         "noise with a planted pattern, l2 ball",
         {**_l2(0.15, 0.3, 0.45), "network": "tiny-cnn", "train": 200, "test": 500, **SMALL, "trials": 3},
         {**_l2(0.15, 0.3, 0.45, 0.55), "network": "tiny-cnn", "train": 200, **SMALL, **_PAPER, "trials": 15},
+        0.3,
     ),
     Scene(
         "images-mnist",
@@ -95,13 +101,15 @@ SCENES = (
         "MNIST, small CNN, l2 ball",
         {**_l2(0.5, 1.0, 1.5, 2.0), "network": "small-cnn", "epochs": 30, "coap_epochs": 15},
         {**_l2(*MNIST), "network": "large-cnn", "certify": ("ibp", "crown-ibp"), **_PAPER},
+        1.0,
     ),
     Scene(
         "images-fashion",
         ("fashion-mnist",),
         "Fashion-MNIST, small CNN, l2 ball",
-        {**_l2(0.5, 1.0, 1.5), "network": "small-cnn", "train": 10_000, "epochs": 15, "coap_epochs": 15},
+        {**_l2(0.5, 1.0, 1.5), "network": "small-cnn", "coap_train": 10_000, "epochs": 15, "coap_epochs": 15},
         {**_l2(*MNIST), "network": "large-cnn", "certify": ("ibp", "crown-ibp"), **_PAPER},
+        0.5,
     ),
     Scene(
         "images-cifar10",
@@ -109,6 +117,7 @@ SCENES = (
         "CIFAR-10, l2 ball",
         {**_l2(*CIFAR[:3]), "network": "small-cnn", "train": 10_000, "epochs": 20, "coap_epochs": 15},
         {**_l2(*CIFAR), "network": "narrow-resnet", **_LARGE, **_PAPER},
+        36 / 255,
     ),
     Scene(
         "images-tiny-imagenet",
@@ -116,14 +125,16 @@ SCENES = (
         "Tiny ImageNet, l2 ball",
         {**_l2(*TINY[:2]), "network": "small-cnn", "train": 10_000, "epochs": 10, **_LARGE, "defence": NO_COAP},
         {**_l2(*TINY), "network": "wide-resnet", **_LARGE, **_PAPER, "defence": NO_COAP},
+        50 / 255,
     ),
 )
 
 
 def _study(scene: Scene) -> Study:
-    whole = {**_IMAGES, **scene.default}
+    common = {**_IMAGES, "reference": scene.reference}
+    whole = {**common, **scene.default}
     smoke = {**whole, **_SMOKE, **_l2(*whole["epsilon"][:2]), "trials": min(whole["trials"], 2)}
-    scales = (smoke, whole, {**_IMAGES, **scene.paper})
+    scales = (smoke, whole, {**common, **scene.paper})
     images = (scene.images[:1], scene.images, scene.images)
     return Study(
         name=scene.name,
@@ -137,7 +148,7 @@ def _study(scene: Scene) -> Study:
         figure=partial(plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=PANELS),
         verdict=verdict,
         notes=notes,
-        exhibits=exhibits,
+        files=files,
         published=tuple(curve for name in scene.images for curve in PUBLISHED.get(name, ())),
         core=CATALOGUE[scene.name].core,
     )

@@ -1,14 +1,11 @@
 """One cell of the studies of images: errors, accuracy discrepancy and alignment of a defence, as in the talk.
 
-The studies themselves are in `image_studies`.  A cell is one training at length (see `image_training`), whose network
-is then examined on test images by a cascade of attacks and by bounds.
+The studies themselves are in `image_studies`.  A cell is one training at length (see `image_fits`), whose network is
+then examined on test images by a cascade of attacks and by bounds.
 """
 
-import resource
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,17 +15,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import PRNGKeyArray
 
-from simulator import bounds, image_evaluation, image_training, images, losses, networks, sweep, trials
+from simulator import bounds, image_evaluation, image_training, images, networks, sweep, trials
 from simulator.image_training import ImageFit
-from simulator.losses import Loss, Schedule
-from simulator.studies import protocol
-from simulator.studies.defences import TABLE, loss_of
-from simulator.studies.image_data import PLANTED, Data, classes_of, data_of, directions_of
+from simulator.studies import image_fits
+from simulator.studies.image_data import PLANTED, classes_of, data_of, directions_of
 from simulator.studies.settings import Settings, SettingsError, setting
 from simulator.studies.study import Verdict
-from simulator.threats import L2, LInf, Threat
 
-NORMS = {"l2": L2, "linf": LInf}
+PRODUCTS = ("full", "fast")
 ERRORS = ("standard_error", "robust_error", "certified_error", "discrepancy", "robust_discrepancy")
 TRAINING = ("best_epoch", "train_seconds", "examples_per_second", "train_loss", "validation_robust_error")
 
@@ -40,28 +34,38 @@ class ImagesSettings(Settings):
     images: tuple[str, ...] = setting("data sets", choices=(*images.SETS, *PLANTED))
     defence: tuple[str, ...] = setting("ways to train", choices=image_training.DEFENCES)
     epsilon: tuple[float, ...] = setting("radius of the ball, in units of pixel values from 0 to 1", low=0)
-    norm: str = setting("of the ball", choices=tuple(NORMS))
+    norm: str = setting("of the ball", choices=tuple(image_fits.NORMS))
     network: str = setting("architecture", choices=tuple(networks.ARCHITECTURES))
     train: int = setting("training images; 0: all but those of the validation", low=0)
+    coap_train: int = setting("the same of COAP, whose steps are the dearest; 0: as the others", low=0)
     validation: int = setting("images held out of the training set, on which the best epoch is selected", low=10)
     test: int = setting("test images; 0: all", low=0)
     epochs: int = setting("epochs of training; 0: the published recipe", low=0)
-    coap_epochs: int = setting("the same of COAP, whose steps are the dearest", low=0)
+    coap_epochs: int = setting("the same of COAP; 0: the published recipe", low=0)
     projections: int = setting("random projections that estimate COAP's bound in training; 0: the bound itself", low=0)
     certify: tuple[str, ...] = setting("bounds to certify with, the loosest first", choices=tuple(bounds.METHODS))
     attack_steps: int = setting("steps of each attack of the final evaluation", low=1)
     attack_starts: int = setting("starts of each attack of the final evaluation", low=1)
     checkpoint_minutes: float = setting("between two checkpoints of a training; 0: none", low=0)
+    reference: float = setting("radius at which the reference network is trained adversarially; 0: none", low=0)
+    products: str = setting(
+        "of matrices, in trainings without bounds: fast is the accelerator's own format", choices=PRODUCTS
+    )
     margin: float = setting("of the planted pattern: half the distance between the classes along it", above=0)
     noise: float = setting("standard deviation of every pixel of planted images", above=0)
 
     def check(self) -> None:
-        if self.train and self.train < 50:
-            raise SettingsError(f"train is {self.train}: give at least 50 training images, or 0 for all")
+        for name, value in (("train", self.train), ("coap_train", self.coap_train)):
+            if value and value < 50:
+                raise SettingsError(f"{name} is {value}: give at least 50 training images, or 0")
 
     def epochs_of(self, defence: str) -> int:
         """Epochs of a defence; 0: as published."""
         return self.coap_epochs if defence == "coap" else self.epochs
+
+    def train_of(self, defence: str) -> int:
+        """Training images of a defence; 0: all."""
+        return self.coap_train if defence == "coap" and self.coap_train else self.train
 
 
 def grid(settings: ImagesSettings) -> sweep.Grid:
@@ -102,7 +106,11 @@ def _variables(settings: ImagesSettings, name: str) -> list[tuple[str, str]]:
     errors = [*ERRORS, *(f"certified_error_{method}" for method in settings.certify)]
     errors += ["estimated_error"] if settings.projections else []
     errors += [f"{error}_se_test" for error in ("standard_error", "robust_error", "certified_error")]
-    angles = [f"alignment_{which}_{kind}" for which in ("attack", "dual") for kind in directions_of(name)]
+    kinds = directions_of(name)
+    angles = [f"alignment_{which}_{kind}" for which in ("attack", "dual") for kind in kinds]
+    if settings.reference:
+        angles += ["alignment_attack_reference", "alignment_dual_reference"]
+        angles += [f"alignment_reference_{kind}" for kind in kinds]
     numbers = [(value, "number") for value in (*errors, "excess", *angles, *TRAINING, "peak_bytes", "diverged")]
     return [*numbers, ("class_error", "class"), ("class_robust_error", "class"), ("broken_by", "cascade")]
 
@@ -111,20 +119,15 @@ def run(
     settings: ImagesSettings, coords: sweep.Coords, key: PRNGKeyArray, around: sweep.Surroundings
 ) -> dict[str, Any]:
     """One cell: draw or load the images, train, select the epoch, and examine the network."""
-    data_key, init_key, fit_key, test_key = jr.split(key, 4)
-    data, defence = data_of(settings, coords["images"], data_key), coords["defence"]
-    threat = NORMS[settings.norm](coords["epsilon"])
-    where = f"{data.name}, {defence}, epsilon = {coords['epsilon']:g}"
-    say = _seldom(lambda sentence: around.say(f"{where}: {sentence}"))
-    network = networks.architecture(
-        settings.network,
-        init_key,
-        data.shape,
-        data.classes,
-        normalisation=data.normalisation,
-        init=TABLE[defence].init or "torch",
-    )
-    fit = _trained(settings, fit_key, network, data, defence, threat, around, say)
+    data_key, fit_key, test_key = jr.split(key, 3)
+    defence = coords["defence"]
+    data = data_of(settings, coords["images"], data_key, settings.train_of(defence))
+    threat = image_fits.NORMS[settings.norm](coords["epsilon"])
+    directions = dict(data.directions)
+    if settings.reference:
+        whole = data_of(settings, coords["images"], data_key, settings.train)
+        directions["reference"] = image_fits.reference(settings, fit_key, whole, around)
+    fit = image_fits.trained(settings, fit_key, data, defence, threat, around)
     found = image_evaluation.evaluate(
         test_key,
         fit.network,
@@ -135,39 +138,17 @@ def run(
         starts=settings.attack_starts,
         methods=settings.certify,
         projections=settings.projections,
-        directions=data.directions,
-        say=say,
+        directions=directions,
+        say=image_fits.seldom(around.say, f"{data.name}, {defence}, radius {coords['epsilon']:g}"),
     )
     count = len(data.test.labels)
     spread = {f"{name}_se_test": np.sqrt(found[name] * (1 - found[name]) / count) for name in ERRORS[:3]}
-    return {**found, **spread, **_about(fit), "peak_bytes": peak_bytes()}
-
-
-def _trained(
-    settings, key, network, data: Data, defence: str, threat: Threat, around: sweep.Surroundings, say
-) -> ImageFit:
-    minutes = settings.checkpoint_minutes
-    try:
-        checkpoints = image_training.Checkpoints(around.folder if minutes else None, 60 * minutes)
-    except ModuleNotFoundError as error:
-        raise SettingsError(f"checkpoint_minutes is {minutes:g}, but {error}; or give 0 for none") from error
-    recipe = image_training.preset(data.name, defence, settings.epochs_of(defence))
-    try:
-        return image_training.fit(
-            key,
-            network,
-            data.train,
-            threat,
-            make_loss(defence, settings.projections),
-            recipe,
-            data.shape,
-            validation=data.validation,
-            checkpoints=checkpoints,
-            progress=image_training.Progress(say, around.stopping),
-        )
-    except image_training.Interrupted as error:
-        kept = "it will go on from there" if minutes else "without checkpoints it will start again"
-        raise sweep.Stopping(f"{error}: {kept}") from error
+    between = {
+        f"alignment_reference_{kind}": image_evaluation.mean_cosine(vectors, np.asarray(directions["reference"]))
+        for kind, vectors in data.directions.items()
+        if settings.reference
+    }
+    return {**found, **spread, **between, **_about(fit), "peak_bytes": image_fits.peak_bytes()}
 
 
 def _about(fit: ImageFit) -> dict[str, Any]:
@@ -181,37 +162,6 @@ def _about(fit: ImageFit) -> dict[str, Any]:
         "validation_robust_error": fit.history["robust_error"][best],
         "diverged": fit.diverged,
     }
-
-
-def peak_bytes() -> int:
-    """The most memory this process, or its accelerator, has used until now."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    # Linux counts in kilobytes.
-    return int(stats.get("peak_bytes_in_use", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
-
-
-def _seldom(say: Callable[[str], None], seconds: float = 20.0) -> Callable[[str], None]:
-    """The same, but not more often than every so many seconds."""
-    spoken = [time.monotonic()]
-
-    def speak(sentence: str) -> None:
-        if time.monotonic() - spoken[0] >= seconds:
-            spoken[0] = time.monotonic()
-            say(sentence)
-
-    return speak
-
-
-@lru_cache(maxsize=32)
-def make_loss(defence: str, projections: int) -> image_training.MakeLoss:
-    """The training loss of a defence as a function of a key: COAP by random projections, fresh in every step, if there
-    are any, CROWN-IBP with its mixture annealed, and the others as in `defences.TABLE`."""
-    if defence == "coap" and projections:
-        return lambda key: losses.estimated(key, projections)
-    found: Loss | Schedule = loss_of(
-        {"crown-ibp": "crown-ibp-annealed"}.get(defence, defence), protocol.training_attack
-    )
-    return lambda key: found
 
 
 # ---- what a study says ----
@@ -258,10 +208,12 @@ def notes(settings: ImagesSettings) -> dict[str, str]:
     return {
         "attack": image_evaluation.describe_cascade(classes, settings.attack_steps, settings.attack_starts),
         "certified_by": f"best of {', '.join(settings.certify)} per image",
+        "products": f"{settings.products} in trainings without bounds, full in all others and in every examination",
         "selection": f"epoch at the full radius with the smallest robust error (ties: standard error) on "
         f"{settings.validation} held-out training images, by 10 steps of APGD; every defence alike",
         "recipes": f"{'; '.join(dict.fromkeys(recipe.source for recipe in recipes.values()))}; epochs: {reduced}",
         "coap_trained_by": bound,
+        **({"reference": f"adversarial training at radius {settings.reference:g}"} if settings.reference else {}),
         "interval": "standard error over trials; of a single trial over its test images",
     }
 

@@ -1,6 +1,5 @@
 """Running a study: fill a store chunk by chunk, here or on a cluster, and tell what came out."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from simulator.studies.interrupt import Stopped, background, stop_on_interrupt
 from simulator.studies.plan import Plan
 from simulator.studies.remote import Workers
 from simulator.studies.report import SILENT, Report
-from simulator.studies.saving import models_of, save_chunk
+from simulator.studies.saving import save_chunk
 from simulator.studies.settings import MOST, Settings, SettingsError
 from simulator.studies.study import Study
 
@@ -52,6 +51,8 @@ def run(
         raise SettingsError(f"seed is {seed}, but must be between 0 and {MOST}")
     precision = str(jnp.result_type(float))
     about = {"scale": scale, "claim": study.claim, **study.notes(settings)}
+    files = study.files(settings)
+    about |= {store.FILES: files} if files else {}
     attributes = store.provenance(study.name, settings.as_dict(), seed, study.numbers, precision, **about)
     grid = planning.grid_of(study, settings)
     state = "absent" if overwrite else store.state(path, attributes)
@@ -63,7 +64,6 @@ def run(
     planned = _plan(study, settings, report, on) if state == "absent" else None
     with store.writing(path):
         if planned is not None:
-            shutil.rmtree(models_of(path), ignore_errors=True)
             _create(planned, path, attributes, _fixed(study, settings, grid, seed), overwrite)
         else:
             planned = _continue(study, settings, grid, seed, path, attributes, report, on)

@@ -12,7 +12,8 @@ from simulator.studies.plan import Programs
 
 
 def models_of(path: Path) -> Path:
-    """The folder beside a store that holds what its hosted cells keep: checkpoints and trained networks."""
+    """The folder beside a store in which its hosted cells keep checkpoints and trained networks, under names that say
+    what they depend on: a store may be replaced, and they are found again."""
     return path.with_suffix(".models")
 
 
@@ -26,11 +27,11 @@ def save_chunk(
 ) -> int:
     """Run a chunk and write it to the store; returns how many cells that were.
 
-    A hosted cell has a folder of its own beside the store, `say` and `stopping` (see `sweep.Surroundings`).
+    Hosted cells have a folder beside the store, `say` and `stopping` (see `sweep.Surroundings`).
     """
     began = time.perf_counter()
     if isinstance(program, sweep.HostedProgram):
-        program = program.within(sweep.Surroundings(models_of(path) / chunk.name, say, stopping))
+        program = program.within(sweep.Surroundings(models_of(path), say, stopping))
     outcome = sweep.run_chunk(program, key, chunk)
     save_outcome(path, chunk, outcome, time.perf_counter() - began)
     return outcome.cells

@@ -58,6 +58,8 @@ class Study:
     verdict: Callable[[xr.Dataset], Verdict]
     notes: Callable[[Any], Mapping[str, str]] = lambda settings: {}
     """How its numbers were obtained: attack, bounds, selection rule, interval; stored as attributes."""
+    files: Callable[[Any], str] = lambda settings: ""
+    """What the study reads from files, by digests: a store made from other data is refused."""
     published: tuple[Published, ...] = ()
     remarks: Callable[[xr.Dataset], Sequence[str]] = lambda result: ()
     """Where the published values differ from ours and why: sentences with the numbers of this result that show it."""

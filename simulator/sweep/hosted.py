@@ -21,7 +21,7 @@ class Surroundings:
     """What a hosted cell may use of the run around it; by default nothing."""
 
     folder: Path | None = None
-    """Where the cell may keep files, the same at its next attempt.  It may not exist yet."""
+    """Where the cells of a study may keep files, each under names of its own.  It may not exist yet."""
     say: Callable[[str], None] = lambda sentence: None
     stopping: Callable[[], bool] = lambda: False
     """Whether the run was asked to stop: the cell then keeps what it has and raises `Stopping`."""
