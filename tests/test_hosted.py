@@ -1,5 +1,7 @@
 """Hosted cells: functions on the host in a grid, their folders, and how they are stopped and go on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -63,7 +65,7 @@ class Counting:
         self.calls += 1
         self.folders.append(around.folder)
         around.folder.mkdir(parents=True, exist_ok=True)
-        kept = around.folder / "kept"
+        kept = around.folder / "-".join(map(str, coords.values()))
         if self.calls == self.stop_at:
             kept.write_text("half")
             raise sweep.Stopping("half of it is kept")
@@ -92,12 +94,12 @@ def run_in(folder, cell, said=None, **further):
     return path, store.read(path)
 
 
-def test_every_cell_is_a_chunk_with_a_folder_of_its_own(tmp_path):
+def test_every_cell_is_a_chunk_and_all_share_a_folder(tmp_path):
     cell = Counting()
     path, result = run_in(tmp_path, cell)
     assert result.attrs["complete"] is True
-    assert cell.calls == len(set(cell.folders)) == 12
-    assert {folder.parent for folder in cell.folders} == {models_of(path)}
+    assert cell.calls == 12
+    assert set(cell.folders) == {models_of(path)}
     assert models_of(path) == tmp_path / "counting.models"
 
 
@@ -115,11 +117,26 @@ def test_a_stopped_cell_goes_on_with_what_it_kept(tmp_path):
     assert third.calls == 0
 
 
-def test_overwriting_forgets_what_was_kept(tmp_path):
+def test_overwriting_a_store_leaves_what_cells_kept(tmp_path):
     with pytest.raises(Stopped):
-        run_in(tmp_path, Counting(stop_at=1))
-    _, result = run_in(tmp_path, Counting(), overwrite=True)
-    assert float(result["drawn"].where(result["status"] == "ok").sum()) == 0
+        run_in(tmp_path, Counting(stop_at=3))
+    cell = Counting()
+    _, result = run_in(tmp_path, cell, overwrite=True)
+    assert cell.calls == 12
+    assert float(result["drawn"].where(result["status"] == "ok").sum()) == 1
+
+
+def test_a_store_of_other_files_is_refused(tmp_path):
+    study, settings = study_of(Counting())
+
+    def run_on(files):
+        one = dataclasses.replace(study, files=lambda settings: files)
+        return studies.run(one, settings, scale="smoke", seed=0, out=tmp_path)
+
+    run_on("images: SHA-256 1")
+    run_on("images: SHA-256 1")
+    with pytest.raises(store.StoreError, match="files is images: SHA-256 1 there, images: SHA-256 2 here"):
+        run_on("images: SHA-256 2")
 
 
 def test_the_plan_of_a_hosted_study_runs_nothing(tmp_path):

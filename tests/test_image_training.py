@@ -21,10 +21,12 @@ from simulator.image_training import (
     augmented,
     centred,
     fit,
+    mean_gradient,
+    mean_loss,
     preset,
     spread,
 )
-from simulator.image_training.fit import mean_loss, validation_errors
+from simulator.image_training.fit import validation_errors
 from simulator.threats import L2, LInf
 
 SHAPE = (1, 4, 4)
@@ -148,6 +150,25 @@ PLAIN = Preset(source="a test", epochs=6, batch=10, learning_rate=0.01, mileston
 def trained(make_loss=adversarial, recipe=PLAIN):
     data, held_out = images_of(jr.key(0), 45), images_of(jr.key(5), 30)
     return fit(jr.key(1), network_of(jr.key(2)), data, L2(0.2), make_loss, recipe, SHAPE, validation=held_out)
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 5, 12, 40])
+def test_gradients_in_blocks_are_those_of_the_batch(at_once):
+    data, network = images_of(jr.key(0), 12), network_of(jr.key(2))
+    example = L2(0.2), adversarial(jr.key(0)), data.vectors(SHAPE), data.labels
+    whole, parts = (jax.jit(mean_gradient, static_argnums=(2, 5))(network, *example, size) for size in (0, at_once))
+    # Sums of 12 terms in another order.
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=24 * np.finfo(a.dtype).eps * float(jnp.max(jnp.abs(a))))
+
+
+def test_batch_normalisation_sees_the_whole_batch():
+    shape = (1, 8, 8)
+    network = networks.architecture("narrow-resnet", jr.key(0), shape, 2)
+    data = images_of(jr.key(0), 4, shape)
+    example = L2(0.2), losses.standard, data.vectors(shape), data.labels
+    blocks, whole = (mean_gradient(network, *example, size)[0] for size in (2, 0))
+    assert float(blocks) == float(whole)
 
 
 def same(a, b):

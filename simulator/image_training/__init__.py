@@ -6,7 +6,9 @@ speaks, keeps checkpoints and can be killed.
 
 from simulator.image_training.augment import augmented, centred
 from simulator.image_training.checkpoints import Checkpoints
-from simulator.image_training.fit import ImageFit, Interrupted, Labelled, MakeLoss, Progress, fit, spread
+from simulator.image_training.fit import ImageFit, Interrupted, Labelled, MakeLoss, Progress, fit
+from simulator.image_training.gradient import mean_gradient, mean_loss
+from simulator.image_training.placement import spread
 from simulator.image_training.preset import DEFENCES, RECIPES, Preset, preset
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "augmented",
     "centred",
     "fit",
+    "mean_gradient",
+    "mean_loss",
     "preset",
     "spread",
 ]

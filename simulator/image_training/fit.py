@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from simulator import attacks
 from simulator.image_training.augment import augmented, centred
 from simulator.image_training.checkpoints import Checkpoints
+from simulator.image_training.gradient import mean_gradient
+from simulator.image_training.placement import everywhere, spread
 from simulator.image_training.preset import Preset
 from simulator.losses import Loss, Schedule
 from simulator.networks import Network, Shape, fitted, label, margins
@@ -100,26 +101,6 @@ class _State(NamedTuple):
 _HISTORY = ("loss", "radius", "standard_error", "robust_error")
 
 
-def _over_devices(spec: PartitionSpec) -> NamedSharding:
-    """A placement over all devices of the process."""
-    devices = jax.devices()
-    mesh = jax.make_mesh((len(devices),), ("examples",), axis_types=(AxisType.Auto,), devices=devices)
-    return NamedSharding(mesh, spec)
-
-
-def spread(batch: Any) -> Any:
-    """A batch with its leading axis split over all devices, where they divide it."""
-    devices = len(jax.devices())
-    if devices == 1 or jax.tree.leaves(batch)[0].shape[0] % devices:
-        return batch
-    return jax.lax.with_sharding_constraint(batch, _over_devices(PartitionSpec("examples")))
-
-
-def everywhere(tree: Any) -> Any:
-    """The same on every device of the process."""
-    return jax.device_put(tree, _over_devices(PartitionSpec()))
-
-
 def optimizer_of(preset: Preset) -> optax.GradientTransformation:
     """The rule of a recipe, without the learning rate, which changes along the training."""
     rule = optax.scale_by_adam() if preset.optimizer == "adam" else optax.trace(preset.momentum)
@@ -128,14 +109,8 @@ def optimizer_of(preset: Preset) -> optax.GradientTransformation:
     return optax.chain(*clip, *decay, rule)
 
 
-def mean_loss(network: Network, threat: Threat, loss: Loss, x: Float[Array, "n d"], y: Int[Array, " n"]):
-    """The mean over a batch, with the statistics of batch normalisations from its clean images."""
-    network = fitted(network, x)
-    return jnp.mean(jax.vmap(lambda x, y: loss(network, threat, x, y))(x, y))
-
-
 @lru_cache(maxsize=32)
-def stretch_of(preset: Preset, make_loss: MakeLoss, shape: Shape, levels: int) -> Callable:
+def stretch_of(preset: Preset, make_loss: MakeLoss, shape: Shape, levels: int, at_once: int = 0) -> Callable:
     """The compiled function that takes some steps of one epoch.
 
     (key, network, memory, sum of losses, threat, images, labels, first step, number of steps) -> the same three.
@@ -155,7 +130,7 @@ def stretch_of(preset: Preset, make_loss: MakeLoss, shape: Shape, levels: int) -
         loss = make_loss(loss_key)
         loss = loss.at(share) if isinstance(loss, Schedule) else loss
         with jax.default_matmul_precision("bfloat16" if preset.fast_products else "highest"):
-            value, gradient = jax.value_and_grad(mean_loss)(network, threat.scaled(share), loss, x, y)
+            value, gradient = mean_gradient(network, threat.scaled(share), loss, x, y, at_once)
         # The library mixes types of numbers, which a user may have forbidden.
         with jax.numpy_dtype_promotion("standard"):
             updates, memory = rule.update(gradient, memory, network)
@@ -207,18 +182,20 @@ def fit(
     validation: Labelled | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
+    at_once: int = 0,
 ) -> ImageFit:
     """Train by a recipe; continue where the checkpoints end, if they hold a part of the same training.
 
     The network reads vectors of images of `shape`; the threat's radius is in their units, values of [0, 1].  The epoch
     that is kept has the smallest robust error on the validation images (ties: standard error, then the first), among
-    those at the full radius: one rule for every defence.  Raises `Interrupted` if `progress.stopping` says so, after
-    saving, and `ValueError` if there is not a single batch.
+    those at the full radius: one rule for every defence.  `at_once` examples of a device have their gradients computed
+    together, 0 all of them (see `mean_gradient`): time and memory depend on it, results up to rounding.  Raises
+    `Interrupted` if `progress.stopping` says so, after saving, and `ValueError` if there is not a single batch.
     """
     checkpoints = Checkpoints(None, 0) if checkpoints is None else checkpoints
     progress = Progress() if progress is None else progress
     key, train, threat, validation = (_placed(part) for part in (key, train, threat, validation))
-    training = _Training(key, train, threat, make_loss, preset, shape, validation, checkpoints, progress)
+    training = _Training(key, train, threat, make_loss, preset, shape, validation, checkpoints, progress, at_once)
     state = training.start(network)
     while int(state.step) < training.steps * preset.epochs:
         state = training.advanced(state)
@@ -242,6 +219,7 @@ class _Training(NamedTuple):
     validation: Labelled | None
     checkpoints: Checkpoints
     progress: Progress
+    at_once: int
 
     @property
     def steps(self) -> int:
@@ -268,7 +246,7 @@ class _Training(NamedTuple):
         """A few seconds further: some steps, the end of an epoch if they reach it, a checkpoint if it is time."""
         began, step = time.perf_counter(), int(state.step)
         count = min(self._stretch(state), self.steps - step % self.steps)
-        run = stretch_of(self.preset, self.make_loss, self.shape, self.train.levels)
+        run = stretch_of(self.preset, self.make_loss, self.shape, self.train.levels, self.at_once)
         images, labels = self.train.images, self.train.labels
         moved = run(
             self.key,
