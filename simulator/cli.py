@@ -58,6 +58,8 @@ class RunOptions:
     """Only say what would be run: cells, programs, memory, time."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
     """Replace whatever is at OUT/STUDY.zarr."""
+    data_dir: Path | None = None
+    """Folder of the data sets of images, as fetch fills it; by default SIMULATOR_DATA, or the user's data folder."""
     cluster: str | None = None
     """Run on a Dask cluster: local:N for N processes on this machine, or the scheduler's host:port."""
     quiet: Annotated[bool, Parameter(negative="")] = False
@@ -150,6 +152,7 @@ def _read(config: Path | None) -> dict[str, Any]:
 def run_study(study: Study, name: str, options: RunOptions, given: dict[str, Any]) -> None:
     """Run one study and print what came out."""
     settings = _with_overrides(study, options.scale, options.config, given)
+    _use(options.data_dir)
     jax.config.update("jax_enable_x64", options.precision == "float64")
     with console_report(options.quiet) as report:
         if options.dry_run:
@@ -169,6 +172,11 @@ def run_study(study: Study, name: str, options: RunOptions, given: dict[str, Any
             )
     print(f"{study.name}: {study.verdict(store.read(path))}")
     print(f"results in {path}; draw them by: simulator plot {name} --out {options.out}")
+
+
+def _use(data_dir: Path | None) -> None:
+    if data_dir is not None:
+        images.use(data_dir)
 
 
 def _options_of(study: Study) -> type:
@@ -250,6 +258,7 @@ def reproduce(
     figures: Path = Path("figures"),
     seed: int = 0,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
+    data_dir: Path | None = None,
 ) -> None:
     """Run the core studies (or all, or those named), draw their figures, and compare with the published values.
 
@@ -257,7 +266,10 @@ def reproduce(
     ----------
     everything
         Run all studies, not only the core ones.
+    data_dir
+        Folder of the data sets of images, as fetch fills it; by default SIMULATOR_DATA, or the user's data folder.
     """
+    _use(data_dir)
     if names and everything:
         raise SettingsError("studies are named and --all is given: give one of the two")
     store.check_folder(figures)
@@ -293,15 +305,15 @@ def list_images() -> None:
 
 
 @images_app.command(name="fetch")
-def fetch_images(name: str, /, *, folder: Path | None = None) -> None:
+def fetch_images(name: str, /, *, data_dir: Path | None = None) -> None:
     """Download a data set of images, check it against its published checksums and unpack it.
 
     Parameters
     ----------
-    folder
-        Where to put it, to be given as data_dir when loading; by default the user's data folder.
+    data_dir
+        Where to put it; by default SIMULATOR_DATA, or the user's data folder, where studies look for it.
     """
-    print(images.fetch(name, folder, lambda sentence: print(sentence, file=sys.stderr, flush=True)))
+    print(images.fetch(name, data_dir, lambda sentence: print(sentence, file=sys.stderr, flush=True)))
 
 
 def _one_sentence(error: cyclopts.CycloptsError) -> str:

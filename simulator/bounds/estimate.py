@@ -10,6 +10,8 @@ Cauchy C the median of |nu C| estimates |nu|_1.
 **Source:** Wong et al. (2018), Scaling provable adversarial defenses, arXiv 1805.12514; derived again here.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,12 +48,10 @@ def estimate(
     """The COAP margins with every pre-activation box behind the first ReLU estimated by `projections` random vectors.
 
     The first boxes and the last backward pass are exact, so that of a network with one hidden layer the estimate is the
-    bound.  Raises `ValueError` for a threat other than `L2` and `LInf`, a residual network, or projections < 1.
+    bound.  Raises `ValueError` for a threat other than `L2` and `LInf`, or projections < 1.
     """
     if not isinstance(threat, (L2, LInf)):
         raise ValueError(f"random projections estimate l2 and l1 lengths, not {type(threat).__name__}: use L2 or LInf")
-    if any(isinstance(layer, Residual) for layer in network.layers):
-        raise ValueError("random projections are for layers in a row: use a bound for residual networks")
     if projections < 1:
         raise ValueError(f"projections is {projections}: give at least 1")
     head, layers = split(network.layers)
@@ -62,26 +62,64 @@ def estimate(
     return Estimate(lower_of_rows(head, steps, threat, z, rows), unstable_share(boxes, x.dtype))
 
 
+class _Pushed(NamedTuple):
+    """What has been passed forward to some place between layers."""
+
+    middle: Float[Array, " h"]
+    """The pass of x with every ReLU replaced by the middle of its lines."""
+    at_input: Float[Array, "p h"]
+    """Random vectors of the threat's radius, drawn at the input."""
+    errors: tuple[Float[Array, "p h"], ...]
+    """Random vectors drawn behind every ReLU so far, of the length of its intercepts."""
+
+
 def _boxes(
     key: PRNGKeyArray, head: Head, layers: Layers, threat: Threat, z: Float[Array, " h"], projections: int
 ) -> list[Box]:
-    """The box before every ReLU: the first exact, the others estimated."""
+    """The box before every ReLU, in the order of the layers: the first exact, the others estimated."""
     boxes: list[Box] = []
-    errors: list[Array] = []
-    middle, at_input = z, _pushed_input(jr.fold_in(key, len(layers)), head, threat, z, projections)
-    for number, layer in enumerate(layers):
-        if not isinstance(layer, ReLU):
-            middle = layer(middle)
-            at_input, *errors = (jax.vmap(layer.linear)(vectors) for vectors in (at_input, *errors))
-            continue
-        reach = _length(threat, at_input) + sum((_cauchy_length(e) for e in errors), jnp.zeros_like(middle))
-        boxes.append(Box(middle, reach) if boxes else head.box(threat, z))
+    at_input = _pushed_input(jr.fold_in(key, len(layers)), head, threat, z, projections)
+
+    def box_of(pushed: _Pushed) -> Box:
+        # Only what follows the head at once is known exactly.
+        if not boxes and isinstance(layers[0], ReLU):
+            return head.box(threat, z)
+        reach = _length(threat, pushed.at_input)
+        return Box(pushed.middle, reach + sum((_cauchy_length(e) for e in pushed.errors), jnp.zeros_like(reach)))
+
+    def activated(key, pushed: _Pushed) -> _Pushed:
+        boxes.append(box_of(pushed))
         lines = relu_lines(boxes[-1], "same")
-        middle = lines.above * middle + lines.intercept / 2
-        at_input, *errors = (lines.above[None] * vectors for vectors in (at_input, *errors))
-        noise = jr.cauchy(jr.fold_in(key, number), (projections, middle.size), middle.dtype)
-        errors.append(noise * lines.intercept[None] / 2)
+        noise = jr.cauchy(key, (projections, pushed.middle.size), pushed.middle.dtype)
+        return _Pushed(
+            lines.above * pushed.middle + lines.intercept / 2,
+            lines.above[None] * pushed.at_input,
+            (*(lines.above[None] * error for error in pushed.errors), noise * lines.intercept[None] / 2),
+        )
+
+    def through(key, layers: Layers, pushed: _Pushed) -> _Pushed:
+        for number, layer in enumerate(layers):
+            own = jr.fold_in(key, number)
+            if isinstance(layer, ReLU):
+                pushed = activated(own, pushed)
+            elif isinstance(layer, Residual):
+                paths = (layer.branch, layer.shortcut)
+                pushed = _joined(pushed, *(through(jr.fold_in(own, k), path, pushed) for k, path in enumerate(paths)))
+            else:
+                push = jax.vmap(layer.linear)
+                pushed = _Pushed(layer(pushed.middle), push(pushed.at_input), tuple(map(push, pushed.errors)))
+        return pushed
+
+    through(key, layers, _Pushed(z, at_input, ()))
     return boxes
+
+
+def _joined(before: _Pushed, first: _Pushed, second: _Pushed) -> _Pushed:
+    """What two paths from the same place add up to: sources of errors that both have passed on, and those of one."""
+    shared = len(before.errors)
+    both = tuple(a + b for a, b in zip(first.errors[:shared], second.errors[:shared], strict=True))
+    own = (*first.errors[shared:], *second.errors[shared:])
+    return _Pushed(first.middle + second.middle, first.at_input + second.at_input, (*both, *own))
 
 
 def _pushed_input(key: PRNGKeyArray, head: Head, threat: Threat, z: Float[Array, " h"], projections: int) -> Array:

@@ -212,6 +212,11 @@ def data_folder() -> Path:
     return Path(named) if named else platformdirs.user_data_path("simulator") / "images"
 
 
+def use(folder: Path) -> None:
+    """Make a folder the `data_folder` of this process and of those it starts."""
+    os.environ[VARIABLE] = str(folder)
+
+
 def cache_folder() -> Path:
     """Where decoded images are kept, unless told otherwise: the user's cache folder."""
     return platformdirs.user_cache_path("simulator") / "images"
