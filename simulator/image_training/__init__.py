@@ -8,6 +8,7 @@ from simulator.image_training.augment import augmented, centred
 from simulator.image_training.checkpoints import Checkpoints
 from simulator.image_training.fit import ImageFit, Interrupted, Labelled, MakeLoss, Progress, fit
 from simulator.image_training.gradient import mean_gradient, mean_loss
+from simulator.image_training.memory import compiled, needed_bytes
 from simulator.image_training.placement import spread
 from simulator.image_training.preset import DEFENCES, RECIPES, Preset, preset
 
@@ -23,9 +24,11 @@ __all__ = [
     "Progress",
     "augmented",
     "centred",
+    "compiled",
     "fit",
     "mean_gradient",
     "mean_loss",
+    "needed_bytes",
     "preset",
     "spread",
 ]

@@ -35,9 +35,9 @@ def compiled(
     network = described(network)
     memory = described(jax.eval_shape(optimizer_of(preset).init, network))
     key = jax.eval_shape(lambda: jr.key(0))
-    images = jax.ShapeDtypeStruct((examples, shape[0], *(size + 0 for size in shape[1:])), jnp.uint8)
+    images = jax.ShapeDtypeStruct((examples, *shape), jnp.uint8)
     labels, number = jax.ShapeDtypeStruct((examples,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
-    run = stretch_of(preset, make_loss, shape, 255, at_once)
+    run: Any = stretch_of(preset, make_loss, shape, 255, at_once)
     total = jax.ShapeDtypeStruct((), dtype)
     return run.lower(key, network, memory, total, described(threat), images, labels, number, number).compile()
 

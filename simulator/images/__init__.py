@@ -10,7 +10,7 @@ from simulator.images.errors import ImageDataError
 from simulator.images.fetching import fetch
 from simulator.images.loading import load
 from simulator.images.samples import IMAGE_SHAPE, threes_and_eights
-from simulator.images.sets import SETS, Download, ImageSet, cache_folder, data_folder
+from simulator.images.sets import SETS, Download, ImageSet, cache_folder, data_folder, use
 
 __all__ = [
     "IMAGE_SHAPE",
@@ -27,4 +27,5 @@ __all__ = [
     "planted",
     "threes_and_eights",
     "towards_other_classes",
+    "use",
 ]

@@ -93,7 +93,7 @@ def _alone(folder: Path | None):
     if folder is None:
         return nullcontext()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_suffix(".lock"))
+    return FileLock(folder.with_name(f"{folder.name}.lock"))
 
 
 def _recipe(settings: Any, name: str, defence: str) -> Preset:
