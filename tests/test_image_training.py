@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import multiprocessing
+import os
+import signal
 import sys
 
 import jax
@@ -248,6 +251,38 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, after):
     # What is finished is not trained again.
     again = attempt(Progress(say=lambda sentence: pytest.fail("nothing is left to do")))
     assert same(again.network, whole.network)
+
+
+def put_to_death(folder):
+    """Train with a checkpoint after every stretch, and die without warning in the fifth."""
+    # As here: over other devices sums are rounded in another order.
+    jax.config.update("jax_num_cpu_devices", 2)
+    spoken = itertools.count(1)
+
+    def say(sentence):
+        if next(spoken) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    data, held_out = images_of(jr.key(0), 45), images_of(jr.key(5), 30)
+    parts = jr.key(1), network_of(jr.key(2)), data, L2(0.2), adversarial, PLAIN, SHAPE
+    fit(*parts, validation=held_out, checkpoints=Checkpoints(folder, 0), progress=Progress(say))
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_killed_training_ends_with_the_same_weights(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=put_to_death, args=(tmp_path / "one",))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == -signal.SIGKILL
+    said = []
+    data, held_out = images_of(jr.key(0), 45), images_of(jr.key(5), 30)
+    parts = jr.key(1), network_of(jr.key(2)), data, L2(0.2), adversarial, PLAIN, SHAPE
+    kept = Checkpoints(tmp_path / "one", 3600)
+    resumed = fit(*parts, validation=held_out, checkpoints=kept, progress=Progress(said.append))
+    assert not said[0].startswith("epoch 1 ")
+    assert same(resumed.network, trained().network)
+    np.testing.assert_array_equal(resumed.history["loss"], trained().history["loss"])
 
 
 def test_only_what_is_kept_needs_the_library_of_checkpoints(tmp_path, monkeypatch):

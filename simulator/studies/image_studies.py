@@ -76,6 +76,15 @@ def _l2(*radii: float) -> dict[str, Any]:
     return {"epsilon": radii}
 
 
+_QUICK = {
+    "defence": ("adversarial", "coap", "ibp"),
+    "network": "tiny-cnn",
+    "validation": 300,
+    "test": 0,
+    "epochs": 30,
+    "coap_epochs": 30,
+    "certify": ("crown-ibp",),
+}
 _PAPER = {"test": 0, "attack_steps": 100, "attack_starts": 5}
 _LARGE = {"defence": ("standard", "adversarial", "coap", "crown-ibp"), "certify": ("ibp", "crown-ibp")}
 SCENES = (
@@ -86,6 +95,14 @@ SCENES = (
         {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny-cnn", "validation": 300, "test": 0, **SMALL, "trials": 10},
         {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny-cnn", "validation": 300, **SMALL, **_PAPER, "trials": 10},
         0.5,
+    ),
+    Scene(
+        "images-quick",
+        ("digits",),
+        "handwritten digits of 8 × 8 pixels, l2 ball, in minutes",
+        {**_l2(0.5, 1.5), **_QUICK, **SMALL, "trials": 3},
+        {**_l2(0.5, 1.5), **_QUICK, **SMALL, **_PAPER, "trials": 10},
+        0.0,
     ),
     Scene(
         "images-planted",
