@@ -34,6 +34,27 @@ def paired_difference(result: xr.Dataset, name: str, **pairs: tuple) -> tuple[xr
     return mean, sem
 
 
+def uncertainty(result: xr.Dataset, name: str) -> xr.DataArray:
+    """The standard error of a mean over trials; of a single trial that over its test examples, if it was recorded."""
+    over_test = f"{name}_se_test"
+    if result["trial"].size == 1 and over_test in result:
+        return result[over_test].where(result["status"] == "ok").isel(trial=0, drop=True)
+    return over_trials(result, name)[1]
+
+
+def gap(result: xr.Dataset, name: str, defence: str, reference: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean of a defence minus that of the reference, and its standard error: paired over trials.
+
+    Of a single trial it is that over the test examples, where the two errors are taken as independent although the
+    examples are the same, which is on the safe side as long as they are not negatively correlated.
+    """
+    mean, sem = paired_difference(result, name, defence=(defence, reference))
+    if result["trial"].size == 1:
+        one, other = (uncertainty(result.sel(defence=which), name) for which in (defence, reference))
+        sem = np.sqrt(one**2 + other**2)
+    return mean, sem
+
+
 def _statistics(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     count = values.notnull().sum("trial")
     some = count.where(count > 0)

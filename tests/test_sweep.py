@@ -572,6 +572,19 @@ def test_paired_difference_leaves_out_trials_where_either_is_not_ok():
     assert np.isnan(sem)
 
 
+def test_several_trials_have_the_spread_over_trials_one_that_over_its_test_examples():
+    several, one = dataset(VALUES), dataset(VALUES[:, :1])
+    np.testing.assert_allclose(trials.uncertainty(several, "error"), VALUES.std(1, ddof=1) / 2)
+    np.testing.assert_allclose(trials.uncertainty(one, "error"), VALUES[:, 0] / 10)
+    assert np.isnan(trials.uncertainty(one.drop_vars("error_se_test"), "error")).all()
+    difference = VALUES[0] - VALUES[1]
+    mean, sem = trials.gap(several, "error", "coap", "adversarial")
+    assert (float(mean), float(sem)) == pytest.approx((difference.mean(), difference.std(ddof=1) / 2))
+    mean, sem = trials.gap(one, "error", "coap", "adversarial")
+    # 0.4 - 0.3, and the lengths 0.04 and 0.03 at a right angle.
+    assert (float(mean), float(sem)) == pytest.approx((0.1, 0.05))
+
+
 def test_standard_errors_of_a_whole_result():
     found = trials.with_sem(dataset(VALUES))
     assert set(found) == {"error", "error_se_test", "error_sem", "status"}

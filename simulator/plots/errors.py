@@ -1,5 +1,6 @@
 """The figure of the studies that compare errors along one axis."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -9,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulator.plots.style import curve, look, published, styled, theory
-from simulator.trials import first_run, over_trials, paired_difference
+from simulator.trials import first_run, gap, over_trials, uncertainty
 
 REFERENCE = "adversarial"
 """The defence whose robust error the gaps are measured from."""
 
-GAP = "robust error minus AT's\n(bars: ± 2 paired s.e.)"
+GAP = "robust error minus AT's\n(bars: ± 2 {kind} s.e.)"
 
 PANELS = {
     "standard_error": "standard error",
@@ -32,8 +33,11 @@ def errors(
     rows: Sequence[str],
     title: str,
     panels: Mapping[str, str] = PANELS,
+    columns: int | None = None,
 ) -> Figure:
     """A row per combination of values of the axes `rows`: errors of every defence along an axis, and their gaps to AT.
+
+    With `columns` given, what belongs to a row is broken into lines of so many panels.
 
     Other axes are drawn at their last value (n and dim: the first that was run).  `panels` are variables and their
     titles.  Published curves belong to a row if their `at` says so.
@@ -42,16 +46,22 @@ def errors(
     chosen = result.isel(dict.fromkeys(leaves, -1))
     places = [dict(zip(rows, values, strict=True)) for values in product(*(chosen[name].values for name in rows))]
     with styled():
-        figure = Figure(figsize=(3 * len(panels) + 3, 2.7 * len(places) + 0.9), layout="constrained")
-        grid = figure.subplots(len(places), len(panels) + 1, squeeze=False)
-        for axes, words in zip(grid[0], (*panels.values(), GAP), strict=True):
+        columns = len(panels) + 1 if columns is None else columns
+        deep = math.ceil((len(panels) + 1) / columns)
+        figure = Figure(figsize=(3 * columns, 2.7 * len(places) * deep + 0.9), layout="constrained")
+        grid = figure.subplots(len(places) * deep, columns, squeeze=False).reshape(len(places), deep * columns)
+        single = result["trial"].size == 1
+        gaps = GAP.format(kind="unpaired" if single else "paired")
+        for axes, words in zip(grid[0], (*panels.values(), gaps), strict=False):
             axes.set_title(words)
         for line, place in zip(grid, places, strict=True):
             row = _where_run(first_run(chosen.sel(place), "n", "dim"), along)
             own = [one for one in published_curves if _belongs(one, row, along)]
             for axes, variable in zip(line, panels, strict=False):
                 _errors(axes, row, along, variable, [one for one in own if one.variable == variable])
-            _gaps(line[-1], row, along)
+            _gaps(line[len(panels)], row, along)
+            for axes in line[len(panels) + 1 :]:
+                axes.remove()
             line[0].set_ylabel(", ".join(map(_named, place, place.values())))
         legend = {
             label: handle
@@ -60,7 +70,8 @@ def errors(
         }
         labels, handles = list(legend), list(legend.values())
         markers = "; open markers: published" if published_curves else ""
-        figure.suptitle(f"{title}\nlines: mean ± s.e. over trials{markers}", fontsize=11)
+        lines = "one trial ± s.e. over test examples" if single else "mean ± s.e. over trials"
+        figure.suptitle(f"{title}\nlines: {lines}{markers}", fontsize=11)
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
@@ -86,9 +97,10 @@ def _errors(axes: Axes, row: xr.Dataset, along: str, variable: str, published_cu
     for one in published_curves:
         published(axes, one.at["defence"], one.values)
     for defence in row["defence"].values:
-        mean, sem, count = over_trials(row.sel(defence=defence), variable)
+        own = row.sel(defence=defence)
+        mean, _, count = over_trials(own, variable)
         if int(count.max()):
-            curve(axes, defence, row[along].values, mean.values, sem.values)
+            curve(axes, defence, row[along].values, mean.values, uncertainty(own, variable).values)
     theory(axes, row, row[along].values, variable)
     low, high = axes.get_ylim()
     axes.set_ylim(min(-0.01, low), high + 0.03 * (high - min(0, low)))
@@ -105,10 +117,10 @@ def _gaps(axes: Axes, row: xr.Dataset, along: str) -> None:
     for defence in row["defence"].values:
         if defence == REFERENCE:
             continue
-        gap, sem = paired_difference(row, "robust_error", defence=(defence, REFERENCE))
+        mean, sem = gap(row, "robust_error", defence, REFERENCE)
         style = look(defence)
         axes.errorbar(
-            row[along].values, gap.values, 2 * sem.values, color=style.color, marker=style.marker, linestyle=style.dash
+            row[along].values, mean.values, 2 * sem.values, color=style.color, marker=style.marker, linestyle=style.dash
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from simulator import plots
 from simulator.catalogue import CATALOGUE
-from simulator.studies.image_data import PLANTED, files
+from simulator.studies.image_data import PLANTED, directions_of, files
 from simulator.studies.image_values import CIFAR, MNIST, PUBLISHED, TINY
 from simulator.studies.images import ImagesSettings, cell, grid, notes, verdict
 from simulator.studies.study import SCALES, Study
@@ -17,6 +17,8 @@ PANELS = {
     "discrepancy": "accuracy discrepancy",
     "certified_error": "certified error",
 }
+SIGNALS = {"planted": "the planted pattern", "nearest": "the way to another class"}
+"""What perturbations are compared with, in the words of a figure."""
 _IMAGES: dict[str, Any] = {
     "norm": "l2",
     "defence": ("standard", "adversarial", "coap", "crown-ibp", "ibp"),
@@ -147,6 +149,18 @@ SCENES = (
 )
 
 
+def _panels(scene: Scene) -> dict[str, str]:
+    """The errors, and the cosines of perturbations with what stands for the signal."""
+    (kind,) = directions_of(scene.images[0])
+    angles = {
+        f"alignment_attack_{kind}": f"cosine of the attack's δ\nand {SIGNALS[kind]}",
+        f"alignment_dual_{kind}": f"cosine of the dual vector\nand {SIGNALS[kind]}",
+    }
+    if scene.reference:
+        angles["alignment_attack_reference"] = "cosine of the attack's δ\nand the reference network's"
+    return {**PANELS, **angles}
+
+
 def _study(scene: Scene) -> Study:
     common = {**_IMAGES, "reference": scene.reference}
     whole = {**common, **scene.default}
@@ -162,7 +176,9 @@ def _study(scene: Scene) -> Study:
         },
         grid=grid,
         cell=cell,
-        figure=partial(plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=PANELS),
+        figure=partial(
+            plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=_panels(scene), columns=4
+        ),
         verdict=verdict,
         notes=notes,
         files=files,

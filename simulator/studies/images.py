@@ -177,7 +177,7 @@ def verdict(result: xr.Dataset) -> Verdict:
     for name in result["images"].values:
         place = result.sel(images=name).isel(epsilon=-1)
         for defence in certified:
-            gap, sem = gap_of(place, "robust_error", defence)
+            gap, sem = (float(one) for one in trials.gap(place, "robust_error", defence, "adversarial"))
             lag = float(trials.paired_difference(place, "discrepancy", defence=(defence, "adversarial"))[0])
             held.append(gap > 2 * sem and lag > 0)
             parts.append(f"{gap:+.3f} (s.e. {sem:.3f}) of {defence} on {name}, discrepancy {lag:+.3f}")
@@ -189,22 +189,13 @@ def verdict(result: xr.Dataset) -> Verdict:
     return Verdict(all(held), sentence)
 
 
-def gap_of(place: xr.Dataset, name: str, defence: str) -> tuple[float, float]:
-    """An error minus adversarial training's and its standard error: over trials, or of one trial over its test images,
-    where the two errors are taken as independent although the images are the same, which is on the safe side."""
-    gap, sem = trials.paired_difference(place, name, defence=(defence, "adversarial"))
-    if place["trial"].size > 1:
-        return float(gap), float(sem)
-    spread = [float(place[f"{name}_se_test"].sel(defence=one).isel(trial=0)) for one in (defence, "adversarial")]
-    return float(gap), float(np.linalg.norm(spread))
-
-
 def notes(settings: ImagesSettings) -> dict[str, str]:
     """How the numbers were obtained, for the provenance of a store."""
     classes = classes_of(settings.images[0])
     recipes = {name: image_training.preset(data_name(settings.images[0]), name) for name in settings.defence}
     reduced = ", ".join(f"{name} {settings.epochs_of(name) or recipe.epochs}" for name, recipe in recipes.items())
     bound = f"{settings.projections} random projections, an estimate" if settings.projections else "its bound"
+    fewer = f"; on {settings.coap_train} images only" if settings.coap_train else ""
     return {
         "attack": image_evaluation.describe_cascade(classes, settings.attack_steps, settings.attack_starts),
         "certified_by": f"best of {', '.join(settings.certify)} per image",
@@ -212,7 +203,7 @@ def notes(settings: ImagesSettings) -> dict[str, str]:
         "selection": f"epoch at the full radius with the smallest robust error (ties: standard error) on "
         f"{settings.validation} held-out training images, by 10 steps of APGD; every defence alike",
         "recipes": f"{'; '.join(dict.fromkeys(recipe.source for recipe in recipes.values()))}; epochs: {reduced}",
-        "coap_trained_by": bound,
+        "coap_trained_by": f"{bound}{fewer}",
         **({"reference": f"adversarial training at radius {settings.reference:g}"} if settings.reference else {}),
         "interval": "standard error over trials; of a single trial over its test images",
     }
