@@ -16,7 +16,7 @@ from simulator.networks import ARCHITECTURES, Affine, AveragePool, BatchNorm, Co
 
 # weights + biases of every convolution and matrix, then scales and shifts of batch normalisations
 SIZES = {
-    ("tiny-cnn", (1, 8, 8), 10): (8 * 9 + 8) + (16 * 8 * 16 + 16) + (16 * 16 * 50 + 50) + (50 * 10 + 10),
+    ("tiny-cnn", (1, 8, 8), 10): (8 * 16 + 8) + (16 * 8 * 16 + 16) + (4 * 16 * 50 + 50) + (50 * 10 + 10),
     ("small-cnn", (1, 28, 28), 10): 272 + 8_224 + 156_900 + 1_010,
     ("small-cnn", (3, 32, 32), 10): (3 * 256 + 16) + 8_224 + (2_048 * 100 + 100) + 1_010,
     ("large-cnn", (1, 28, 28), 10): 320 + 16_416 + 18_496 + 65_600 + 1_606_144 + 262_656 + 5_130,
@@ -133,7 +133,7 @@ def wide(twin, image):
 
 
 SMALL = {
-    "tiny-cnn": (plain((1, 2), 1), {}),
+    "tiny-cnn": (plain((2, 2), 1), {}),
     "small-cnn": (plain((2, 2), 1), {}),
     "large-cnn": (plain((1, 2, 1, 2), 2), {}),
     "cnn7": (plain((1, 1, 2, 1, 1), 1, normed=True), {"width": 4, "hidden": 16}),

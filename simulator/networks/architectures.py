@@ -84,11 +84,11 @@ def tiny_cnn(
     init: str = "torch",
     dtype=None,
 ) -> Network:
-    """For images of 8 x 8 pixels: convolutions of 8 (3x3) and 16 channels (4x4, stride 2), a layer of 50, logits.
+    """For images of 8 x 8 pixels: convolutions of 8 and 16 channels (4x4, stride 2), a layer of 50, logits.
 
     Ours, of no paper.
     """
-    convolutions = ((8, 3, 1), (16, 4, 2))
+    convolutions = ((8, 4, 2), (16, 4, 2))
     return _plain(key, shape, classes, convolutions, (50,), normalisation=normalisation, init=init, dtype=dtype)
 
 

@@ -39,8 +39,9 @@ _IMAGES: dict[str, Any] = {
     "noise": 0.1,
     "trials": 1,
 }
-SMALL: dict[str, Any] = {"projections": 0, "checkpoint_minutes": 0.0, "attack_steps": 20}
+SMALL: dict[str, Any] = {"network": "tiny-cnn", "projections": 0, "checkpoint_minutes": 0.0, "attack_steps": 20}
 """Of networks so small that COAP's bound itself is affordable and a training is a matter of seconds."""
+SHORT = {**SMALL, "epochs": 30, "coap_epochs": 30}
 NO_COAP = ("standard", "adversarial", "crown-ibp")
 """The papers leave COAP out on Tiny ImageNet, where its bound would take too long."""
 _SMOKE: dict[str, Any] = {
@@ -80,11 +81,8 @@ def _l2(*radii: float) -> dict[str, Any]:
 
 _QUICK = {
     "defence": ("adversarial", "coap", "ibp"),
-    "network": "tiny-cnn",
     "validation": 300,
     "test": 0,
-    "epochs": 30,
-    "coap_epochs": 30,
     "certify": ("crown-ibp",),
 }
 _PAPER = {"test": 0, "attack_steps": 100, "attack_starts": 5}
@@ -94,15 +92,15 @@ SCENES = (
         "images-digits",
         ("digits",),
         "handwritten digits of 8 × 8 pixels, l2 ball",
-        {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny-cnn", "validation": 300, "test": 0, **SMALL, "trials": 10},
-        {**_l2(0.25, 0.5, 1.0, 1.5), "network": "tiny-cnn", "validation": 300, **SMALL, **_PAPER, "trials": 10},
+        {**_l2(0.25, 0.5, 1.0, 1.5), "validation": 300, "test": 0, **SHORT, "trials": 10},
+        {**_l2(0.25, 0.5, 1.0, 1.5), "validation": 300, **SMALL, **_PAPER, "trials": 10},
         0.5,
     ),
     Scene(
         "images-quick",
         ("digits",),
         "handwritten digits of 8 × 8 pixels, l2 ball, in minutes",
-        {**_l2(0.5, 1.5), **_QUICK, **SMALL, "trials": 3},
+        {**_l2(0.5, 1.5), **_QUICK, **SHORT, "trials": 3},
         {**_l2(0.5, 1.5), **_QUICK, **SMALL, **_PAPER, "trials": 10},
         0.0,
     ),
@@ -110,8 +108,8 @@ SCENES = (
         "images-planted",
         tuple(PLANTED),
         "noise with a planted pattern, l2 ball",
-        {**_l2(0.15, 0.3, 0.45), "network": "tiny-cnn", "train": 200, "test": 500, **SMALL, "trials": 3},
-        {**_l2(0.15, 0.3, 0.45, 0.55), "network": "tiny-cnn", "train": 200, **SMALL, **_PAPER, "trials": 15},
+        {**_l2(0.15, 0.45), "train": 200, "test": 200, **SHORT, "projections": 50, "trials": 3},
+        {**_l2(0.15, 0.3, 0.45, 0.55), "train": 200, **SMALL, **_PAPER, "trials": 15},
         0.3,
     ),
     Scene(
