@@ -9,11 +9,14 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-LESSONS = [path for path in NOTEBOOKS if path.stem[0] in "1234"]
+LESSONS = [path for path in NOTEBOOKS if path.stem[0] != "0"]
+EXERCISES = "7_break_it"
 QUICK = "1_what_is_an_adversarial_example"
 """The one that the quick suite runs, too."""
 SCALE = 'SCALE = "{}"'
 LONGEST_CELL = 15
+SOLUTION = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
+"""Code of a solution, folded in the text of an exercise."""
 LOCAL = re.compile(r"(?<![\w.)])/(tmp|var|usr|opt|mnt)/|\b[A-Z]:\\")
 """A path of a machine; those of homes are looked for in every file by tests/test_architecture.py."""
 
@@ -38,6 +41,25 @@ def text_of(notebook):
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
+def solutions_of(cell):
+    """The code that a cell of text hides."""
+    return SOLUTION.findall(cell.source) if cell.cell_type == "markdown" else []
+
+
+def sources_of(notebook):
+    """All code, that of the hidden solutions among it."""
+    hidden = [source for cell in notebook.cells for source in solutions_of(cell)]
+    return [cell.source for cell in code_of(notebook)] + hidden
+
+
+def solved(notebook):
+    """The notebook with every hidden solution as cells of code behind the text that hides it."""
+    cells = []
+    for cell in notebook.cells:
+        cells += [cell, *(nbformat.v4.new_code_cell(source) for source in solutions_of(cell))]
+    return nbformat.from_dict({**notebook, "cells": cells})
+
+
 def complaints(notebook):
     """Errors, and whatever is written to the error stream, warnings among it."""
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
@@ -50,7 +72,7 @@ def complaints(notebook):
     [pytest.param(path, marks=marks_of(path), id=path.stem) for path in NOTEBOOKS],
 )
 def test_runs_at_the_smallest_scale(path, tmp_path):
-    notebook = read(path)
+    notebook = solved(read(path))
     for cell in code_of(notebook):
         cell.source = cell.source.replace(SCALE.format("default"), SCALE.format("smoke"))
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
@@ -100,7 +122,7 @@ def test_private_names_are_found():
 
 @every_notebook
 def test_uses_public_names_alone(path):
-    assert not [name for cell in code_of(read(path)) for name in private_names(cell.source)]
+    assert not [name for source in sources_of(read(path)) for name in private_names(source)]
 
 
 @every_lesson
@@ -116,11 +138,32 @@ def test_lesson_says_what_it_teaches_and_asks(path):
 
 @every_lesson
 def test_lesson_has_one_scale_and_short_cells(path):
-    sources = [cell.source for cell in code_of(read(path))]
+    sources = sources_of(read(path))
     assert sum(source.count(SCALE.format("default")) for source in sources) == 1
     assert sources[0].startswith(SCALE.format("default"))
     assert max(len(source.splitlines()) for source in sources) <= LONGEST_CELL
 
 
-def test_there_are_four_lessons():
-    assert [path.stem[0] for path in LESSONS] == list("1234")
+def test_there_are_six_lessons():
+    assert [path.stem[0] for path in LESSONS] == list("123457")
+
+
+def test_every_exercise_has_one_folded_solution_that_asserts_its_claim():
+    cells = read(next(path for path in LESSONS if path.stem == EXERCISES)).cells
+    asked = [at for at, cell in enumerate(cells) if "## Exercise" in cell.source]
+    assert len(asked) == 4
+    for first, last in zip(asked, [*asked[1:], len(cells)], strict=True):
+        found = [cell for cell in cells[first:last] if solutions_of(cell)]
+        assert len(found) == 1
+        # Folded as a whole: nothing is shown before it is opened.
+        assert found[0].source.startswith("<details><summary>Solution</summary>\n")
+        assert found[0].source.endswith("</details>")
+        statements = [node for source in solutions_of(found[0]) for node in ast.walk(ast.parse(source))]
+        assert any(isinstance(node, ast.Assert) for node in statements)
+
+
+def test_hidden_solutions_are_run():
+    text = nbformat.v4.new_markdown_cell("<details>\n\n```python\na = 1\n\nb = 2\n```\n\n</details>")
+    notebook = nbformat.v4.new_notebook(cells=[text, nbformat.v4.new_code_cell("c = 3")])
+    assert [cell.source for cell in code_of(solved(notebook))] == ["a = 1\n\nb = 2", "c = 3"]
+    assert sources_of(notebook) == ["c = 3", "a = 1\n\nb = 2"]
