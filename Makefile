@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 MARKED ?= not slow
 TESTS ?=
 
-.PHONY: reproduce test test-all lint format clean
+.PHONY: reproduce test test-all lint format docs clean
 
 reproduce: $(VENV)/.ready
 	$(BIN)/simulator reproduce
@@ -30,6 +30,10 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Pages from the docstrings, the notebooks as committed and the gallery, in build/docs; warnings are errors.
+docs: $(VENV)/.ready
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . build/docs
+
 $(VENV)/.ready: pyproject.toml $(wildcard constraints.txt)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -37,4 +41,4 @@ $(VENV)/.ready: pyproject.toml $(wildcard constraints.txt)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build docs/reference

@@ -15,6 +15,8 @@ __all__ = [
     "cluster",
     "data",
     "gap",
+    "image_evaluation",
+    "image_training",
     "images",
     "losses",
     "metrics",

@@ -1,6 +1,7 @@
 """The entry point: what needs nothing but text is answered before the rest is loaded, which takes seconds."""
 
 import sys
+from importlib.metadata import version
 
 from simulator import catalogue
 
@@ -10,6 +11,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["list"]:
         print(catalogue.listing())
+        return 0
+    if arguments == ["--version"]:
+        print(version("simulator"))
         return 0
     from simulator import cli
 

@@ -223,9 +223,8 @@ def plot(study: str, /, *, out: Path = Path("results"), figures: Path = Path("fi
     """Draw the figure of a study from its store (or archive) in OUT, as SVG and PNG in FIGURES."""
     chosen = studies.find(study)
     result = store.read(store.locate(out, chosen.name))
-    for path in plots.save(
-        chosen.figure(result, chosen.published), figures / chosen.name, studies.about(chosen, result)
-    ):
+    words = studies.about(chosen, result), studies.alt(chosen, result)
+    for path in plots.save(chosen.figure(result, chosen.published), figures / chosen.name, *words):
         print(path)
 
 

@@ -46,6 +46,7 @@ LOCAL_SETTINGS = {
     # died: also one that was back in between, and has died a second time.
     "distributed.deploy.lost-worker-timeout": "365 days",
 }
+"""Settings of Dask for workers on this machine."""
 
 
 @contextmanager

@@ -11,6 +11,15 @@ A *folded* task has the coordinates of a subspace of a larger space, and two mor
 it, in which only lengths matter: the next to last is the component along the example's own part there, the last the
 length of the rest.  So an example has (its norm there, 0) in these two.
 
+```python
+import jax.numpy as jnp, jax.random as jr
+from simulator import data
+
+task = data.LinearlySeparable(dim=3, margin=6.0)
+x, y = task.sample(jr.key(0), 100)
+assert jnp.allclose(x[:, 0], jnp.where(y > 0, 6.0, -6.0))  # the signal is the first coordinate
+```
+
 Source of both tasks: De Bartolomeis, "Certified defences hurt generalisation" (master thesis behind the ICBINB 2022
 talk), sections 3.2 and 4.1.
 """

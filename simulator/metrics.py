@@ -35,8 +35,10 @@ CHUNK = 500
 """Test examples drawn and examined at once."""
 
 PERTURBATIONS = ("attack", "dual", "gradient")
+"""Whose alignment with the signal is measured: the attack's, the worst input of COAP's bound, the input gradient."""
 
 KeyedAttack = Callable[[PRNGKeyArray, Network, Threat, Float[Array, " d"], Int[Array, ""]], Attack]
+"""(key, network, threat, x, label) -> the attack, at one example."""
 
 
 def cosine(a: Float[Array, " d"], delta: Float[Array, " d"]) -> tuple[Float[Array, ""], Array]:
@@ -165,6 +167,7 @@ def _sums(values: dict[str, Float[Array, " n"]]) -> Float[Array, "names 2"]:
 
 
 MARGINS = ("margin_clean", "margin_attack", "margin_coap")
+"""The mean margins of an evaluation: at the example, under the attack, and COAP's lower bound."""
 _EVERYWHERE = ("standard_error", "robust_error", "certified_error", "unstable", *MARGINS)
 _ANGLES = tuple(f"alignment_{name}" for name in PERTURBATIONS)
 _SHARES = ("signal_share_attack", "signal_share_dual")

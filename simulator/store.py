@@ -37,6 +37,7 @@ BOOKKEEPING = ("chunk_extents", "chunk_rows", "variables")
 """The attributes that only the continuation of a run needs."""
 
 LIBRARIES = ("jax", "jaxlib", "numpy", "optax", "equinox", "xarray", "zarr")
+"""Those whose versions a store keeps."""
 
 FIXED, DERIVED = "fixed", "derived"
 """Records of what is known from the start, and of what is derived at the end; every other one is a chunk's."""
@@ -285,6 +286,7 @@ def _describes(group: zarr.Group, name: str, shape: Sequence[int]) -> bool:
 
 
 Box = tuple[slice, ...]
+"""A range of positions along every axis."""
 
 
 def save_chunk(path: Path, name: str, boxes: Iterable[tuple[Box, Mapping[str, np.ndarray]]], about: Mapping) -> None:

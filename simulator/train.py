@@ -20,6 +20,7 @@ from simulator.networks import Network, fitted
 from simulator.threats import Threat
 
 OPTIMIZERS = ("sgd", "adam")
+"""The optimisers of a `Recipe`."""
 
 _TURN = 0.25
 """The share of the warm-up after which a smoothed one is linear."""

@@ -8,7 +8,7 @@ import pytest
 from programs import quick_jit
 
 from simulator import attacks, data, losses, networks, span, threats, train
-from simulator.studies.defences import DEFENCES, TABLE, WITHOUT_WARMUP, loss_of
+from simulator.studies.defences import DEFENCES, TABLE, loss_of, without_warmup
 from simulator.studies.protocol import training_attack
 
 RADII = 4
@@ -81,7 +81,7 @@ def test_every_defence_trains(defence, problem, threat):
 
 def test_the_first_defences_are_those_of_the_papers():
     assert tuple(TABLE)[:5] == DEFENCES == ("standard", "adversarial", "coap", "crown-ibp", "ibp")
-    assert set(TABLE) - set(WITHOUT_WARMUP) == {"crown-ibp-annealed", "fast-ibp"}
+    assert set(TABLE) - set(without_warmup()) == {"crown-ibp-annealed", "fast-ibp"}
     assert {row.init for row in TABLE.values()} <= {None, *networks.INITIALISATIONS}
     for name in TABLE:
         assert isinstance(loss_of(name, attacks.fgsm), losses.Schedule) == TABLE[name].warmup

@@ -1,6 +1,7 @@
 """The committed gallery: every figure, verdict and number of it comes from the data that lie beside it."""
 
 import dataclasses
+import html
 import re
 from pathlib import Path
 
@@ -45,7 +46,24 @@ def test_figures_were_drawn_from_the_data_beside_them(kept):
 
 def test_figures_can_be_drawn_again_from_the_data(kept):
     _, study, result = kept
-    study.figure(result, study.published).draw_without_rendering()
+    figure = study.figure(result, study.published)
+    figure.draw_without_rendering()
+    # What is said to those who cannot see it names every axis there is.
+    across = {label.strip() for axes in figure.axes if (label := axes.get_xlabel()) and "cos(" not in label}
+    said = studies.alt(study, result)
+    assert {label for label in across if label not in said} == set()
+
+
+def test_drawings_have_text_for_text_and_say_what_they_show(kept):
+    scale, study, result = kept
+    drawing = (GALLERIES[scale] / f"{study.name}.svg").read_text()
+    assert "<text" in drawing
+    # Letters drawn as outlines are symbols named by their font.
+    assert 'id="DejaVu' not in drawing
+    title = html.unescape(re.search("<title>(.*?)</title>", drawing, re.DOTALL)[1])
+    assert title == studies.alt(study, result)
+    assert len(study.shows) > 100
+    assert re.search(r"\. Verdict: (not )?held\.$", title)
 
 
 def test_data_are_those_of_the_scale_they_say(kept):

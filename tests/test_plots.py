@@ -411,6 +411,12 @@ def test_files_hold_no_date_and_no_version(tmp_path):
     assert png.startswith(b"\x89PNG")
 
 
+def test_the_svg_says_what_it_shows(tmp_path):
+    svg, png = plots.save(simple_figure(), tmp_path / "figure", "about", "A line that rises & falls.")
+    assert "<title>A line that rises &amp; falls.</title>" in svg.read_text()
+    assert png.read_bytes() == plots.save(simple_figure(), tmp_path / "silent", "about")[1].read_bytes()
+
+
 def test_svg_text_stays_text(tmp_path):
     svg = plots.save(simple_figure(), tmp_path / "figure")[0].read_text()
     assert "a readable title</text>" in svg

@@ -233,3 +233,16 @@ def test_test_sizes_come_in_chunks(count, fits):
     else:
         with pytest.raises(SettingsError, match=r"test is 501, but must be a multiple of 500"):
             override(settings, {"test": count})
+
+
+def test_choices_may_be_those_of_a_table_that_grows():
+    table = {"a": 1}
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Growing(Settings):
+        row: str = setting("of the table", choices=lambda: table)
+
+    with pytest.raises(SettingsError, match="row is 'b', but must be one of a"):
+        Growing(trials=1, row="b")
+    table["b"] = 2
+    assert Growing(trials=1, row="b").row == "b"

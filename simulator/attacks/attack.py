@@ -21,6 +21,7 @@ class Attack(eqx.Module):
 
 
 Method = Callable[[Network, Threat, Float[Array, " d"], Int[Array, ""]], Attack]
+"""(network, threat, x, label) -> the attack, at one example; the threat is the set there."""
 
 
 OBJECTIVES = {"cross-entropy": cross_entropy, "margin": lambda margins: -jnp.min(margins), "dlr": dlr}
@@ -28,6 +29,7 @@ OBJECTIVES = {"cross-entropy": cross_entropy, "margin": lambda margins: -jnp.min
 difference of logits ratio (DLR) is not, since it divides by the third-largest logit: it is refused there."""
 
 Objective = str | Callable[[Float[Array, " rivals"]], Float[Array, ""]]
+"""What an attack ascends: a key of `OBJECTIVES`, or a function of the margins that rises as they fall."""
 
 
 def objective_of(objective: Objective, network: Network, x: Float[Array, " d"], label: Int[Array, ""]):

@@ -10,6 +10,7 @@ from simulator.images.dataset import Images, ranks_within_class
 from simulator.images.sets import ImageSet
 
 IMAGE_SHAPE = (28, 28)
+"""(height, width) of the samples that ship with the package."""
 
 
 def _sample(name: str) -> dict[str, np.ndarray]:

@@ -57,8 +57,10 @@ class ImageSet:
 
     def advice(self) -> str:
         """Where to get it, as the end of a sentence."""
-        if not self.downloads:
+        if not self.folder:
             return "install the package again, which it ships with"
+        if not self.downloads:
+            return f"put {', '.join(self.files)} into {self.folder}/ of the folder you name"
         source = self.downloads[0].urls[0].rpartition("/")[0]
         return (
             f"get it by simulator images fetch {self.name}, or put {', '.join(self.files)} from {source} "

@@ -11,6 +11,7 @@ from simulator.networks import Network, contrast, cross_entropy, label, margins,
 from simulator.threats import Threat
 
 Loss = Callable[[Network, Threat, Float[Array, " d"], Int[Array, ""]], Float[Array, ""]]
+"""(network, threat, x, y) -> the loss at one example; the threat is the set there."""
 Margins = Callable[[Network, Threat, Float[Array, " d"], Int[Array, ""]], Float[Array, " rivals"]]
 """Margins against the classes other than y, in the order of `networks.others`."""
 

@@ -13,6 +13,7 @@ from simulator.networks.network import Network
 from simulator.networks.patches import Padding, Shape
 
 INITIALISATIONS = ("torch", "he", "ibp")
+"""The ways `mlp` draws its weights."""
 
 
 def from_weights(weights: Sequence[tuple[ArrayLike, ArrayLike]]) -> Network:

@@ -37,6 +37,7 @@ DEFENCES = {
     "mtl-ibp": Look("MTL-IBP", "#882255", ">", "-"),
     "exp-ibp": Look("Exp-IBP", "#999933", "p", "-"),
 }
+"""The looks of defences by name."""
 PAIR = ("coap", "adversarial")
 """The defences whose difference figures show as the gap."""
 INNER, OUTER, SIGNAL, TRUTH = "#F0C419", "#1F3A6E", "#B2182B", "#000000"
@@ -125,13 +126,19 @@ def _fix_layout(figure: Figure) -> None:
         axes.set_position(np.round(axes.get_position().bounds, 6))
 
 
-def save(figure: Figure, stem: Path, about: str | None = None) -> list[Path]:
-    """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids); both keep `about` inside."""
+def save(figure: Figure, stem: Path, about: str | None = None, alt: str | None = None) -> list[Path]:
+    """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids); both keep `about` inside.
+
+    The SVG has `alt`, what the figure shows, as its title, which screen readers say.
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     with styled():
         _fix_layout(figure)
-        for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
+        own: dict[str, dict[str, str | None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
+        if alt is not None:
+            own[".svg"]["Title"] = alt
+        for suffix, metadata in own.items():
             buffer = io.BytesIO()
             described = {} if about is None else {"Description": about}
             figure.savefig(buffer, format=suffix[1:], metadata={**metadata, **described})

@@ -210,6 +210,7 @@ def _remarks(result: xr.Dataset) -> list[str]:
 STUDY = Study(
     name="alignment",
     claim=CATALOGUE["alignment"].claim,
+    shows=CATALOGUE["alignment"].shows,
     scales=_SCALES,
     grid=grid,
     cell=cell,

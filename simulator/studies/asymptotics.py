@@ -160,6 +160,7 @@ def notes(settings: AsymptoticsSettings) -> dict[str, str]:
 STUDY = Study(
     name="asymptotics",
     claim=CATALOGUE["asymptotics"].claim,
+    shows=CATALOGUE["asymptotics"].shows,
     scales=_SCALES,
     grid=grid,
     cell=cell,

@@ -253,6 +253,7 @@ def notes(settings: AttributionSettings) -> dict[str, str]:
 STUDY = Study(
     name="attribution",
     claim=CATALOGUE["attribution"].claim,
+    shows=CATALOGUE["attribution"].shows,
     scales={
         "smoke": AttributionSettings(**_SMOKE),
         "default": AttributionSettings(**_DEFAULT),

@@ -112,6 +112,7 @@ def verdict(result: xr.Dataset) -> Verdict:
 STUDY = Study(
     name="deep",
     claim=CATALOGUE["deep"].claim,
+    shows=CATALOGUE["deep"].shows,
     scales={"smoke": DeepSettings(**_SMOKE), "default": DeepSettings(**_DEFAULT), "paper": DeepSettings(**_PAPER)},
     grid=grid,
     cell=cell,

@@ -61,8 +61,10 @@ TABLE = {
 }
 """All defences by name; the first are `DEFENCES`.  Coefficients of image experiments are a start, not a choice."""
 
-WITHOUT_WARMUP = tuple(name for name, defence in TABLE.items() if not defence.warmup)
-"""The defences a study can offer whose recipe has no warm-up, at whose end the others would be throughout."""
+
+def without_warmup() -> tuple[str, ...]:
+    """The defences a study can offer whose recipe has no warm-up, at whose end the others would be throughout."""
+    return tuple(name for name, defence in TABLE.items() if not defence.warmup)
 
 
 def loss_of(defence: str, attack: attacks.Method) -> Loss | Schedule:

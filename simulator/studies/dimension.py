@@ -137,6 +137,7 @@ def _largest(gap: xr.DataArray, sem: xr.DataArray, threat: str) -> str:
 STUDY = Study(
     name="dimension",
     claim=CATALOGUE["dimension"].claim,
+    shows=CATALOGUE["dimension"].shows,
     scales={
         "smoke": DimensionSettings(**_SMOKE),
         "default": DimensionSettings(**_DEFAULT),

@@ -39,10 +39,18 @@ def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Pat
     for study in chosen:
         result = results[study.name]
         store.archive(result, kept[study.name])
-        plots.save(study.figure(result, study.published), folder / study.name, about(study, result))
+        plots.save(study.figure(result, study.published), folder / study.name, about(study, result), alt(study, result))
     there = [(study, store.read(kept[name])) for name, study in listed.items() if kept[name].exists()]
     (folder / "README.md").write_text(index_text(there))
     (folder / "published.md").write_text(published_text(there))
+
+
+def alt(study: Study, result: xr.Dataset) -> str:
+    """What the figure of a result shows, for those who cannot see it: axes, curves, defences, and the verdict."""
+    defences = [plots.look(str(name)).label for name in result["defence"].values] if "defence" in result else []
+    named = [f"Defences: {', '.join(defences)}."] if defences else []
+    held = "held" if study.verdict(result).held else "not held"
+    return " ".join([study.shows or study.claim, *named, f"Verdict: {held}."])
 
 
 Results = Sequence[tuple[Study, xr.Dataset]]
@@ -120,7 +128,7 @@ def _entry(study: Study, result: xr.Dataset) -> str:
     lines = [
         f"## {study.name}",
         "",
-        f"![{study.claim}]({study.name}.png)",
+        f"![{alt(study, result)}]({study.name}.png)",
         "",
         f"- Claim: {study.claim}",
         f"- Verdict: **{study.verdict(result)}**",

@@ -133,6 +133,7 @@ def verdict(result: xr.Dataset) -> Verdict:
 STUDY = Study(
     name="gap-report",
     claim=CATALOGUE["gap-report"].claim,
+    shows=CATALOGUE["gap-report"].shows,
     scales={
         "smoke": GapReportSettings(**_SMOKE),
         "default": GapReportSettings(**_DEFAULT),

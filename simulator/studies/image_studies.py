@@ -168,6 +168,7 @@ def _study(scene: Scene) -> Study:
     return Study(
         name=scene.name,
         claim=CATALOGUE[scene.name].claim,
+        shows=CATALOGUE[scene.name].shows,
         scales={
             name: ImagesSettings(**values, images=sets)
             for name, values, sets in zip(SCALES, scales, images, strict=True)

@@ -31,7 +31,7 @@ TRAINING = ("best_epoch", "train_seconds", "examples_per_second", "train_loss", 
 class ImagesSettings(Settings):
     """Axes images, defence, epsilon, trial."""
 
-    images: tuple[str, ...] = setting("data sets", choices=(*images.SETS, *PLANTED))
+    images: tuple[str, ...] = setting("data sets", choices=lambda: (*images.SETS, *PLANTED))
     defence: tuple[str, ...] = setting("ways to train", choices=image_training.DEFENCES)
     epsilon: tuple[float, ...] = setting("radius of the ball, in units of pixel values from 0 to 1", low=0)
     norm: str = setting("of the ball", choices=tuple(image_fits.NORMS))
@@ -43,7 +43,9 @@ class ImagesSettings(Settings):
     epochs: int = setting("epochs of training; 0: the published recipe", low=0)
     coap_epochs: int = setting("the same of COAP; 0: the published recipe", low=0)
     projections: int = setting("random projections that estimate COAP's bound in training; 0: the bound itself", low=0)
-    certify: tuple[str, ...] = setting("bounds to certify with, the loosest first", choices=tuple(bounds.METHODS))
+    certify: tuple[str, ...] = setting(
+        "bounds to certify with, the loosest first", choices=lambda: tuple(bounds.METHODS)
+    )
     attack_steps: int = setting("steps of each attack of the final evaluation", low=1)
     attack_starts: int = setting("starts of each attack of the final evaluation", low=1)
     checkpoint_minutes: float = setting("between two checkpoints of a training; 0: none", low=0)

@@ -159,6 +159,7 @@ def notes(settings: InterpolationSettings) -> dict[str, str]:
 STUDY = Study(
     name="theory-interpolation",
     claim=CATALOGUE["theory-interpolation"].claim,
+    shows=CATALOGUE["theory-interpolation"].shows,
     scales=_SCALES,
     grid=grid,
     cell=cell,

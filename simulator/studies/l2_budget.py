@@ -207,6 +207,7 @@ def _unstable(task: str, dim: int, values: tuple[float, ...]) -> Published:
 STUDY = Study(
     name="l2-budget",
     claim=CATALOGUE["l2-budget"].claim,
+    shows=CATALOGUE["l2-budget"].shows,
     scales={
         "smoke": L2BudgetSettings(**_SMOKE),
         "default": L2BudgetSettings(**_DEFAULT),

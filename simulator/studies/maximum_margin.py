@@ -162,6 +162,7 @@ def _study(name: str, verdict, title: str, along: str, lines: str, **axes: Any) 
     return Study(
         name=name,
         claim=CATALOGUE[name].claim,
+        shows=CATALOGUE[name].shows,
         scales={
             "smoke": MaximumMarginSettings(**{**_SMOKE, **few}),
             "default": MaximumMarginSettings(**{**_DEFAULT, **axes}),

@@ -164,6 +164,7 @@ def verdict(result: xr.Dataset) -> Verdict:
 STUDY = Study(
     name="modern-defences",
     claim=CATALOGUE["modern-defences"].claim,
+    shows=CATALOGUE["modern-defences"].shows,
     scales={
         "smoke": ModernDefencesSettings(**_SMOKE),
         "default": ModernDefencesSettings(**_DEFAULT),

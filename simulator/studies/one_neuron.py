@@ -188,6 +188,7 @@ def notes(settings: OneNeuronSettings) -> dict[str, str]:
 STUDY = Study(
     name="one-neuron",
     claim=CATALOGUE["one-neuron"].claim,
+    shows=CATALOGUE["one-neuron"].shows,
     scales=_SCALES,
     grid=grid,
     cell=cell,

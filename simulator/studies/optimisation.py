@@ -17,7 +17,7 @@ from simulator import metrics, networks, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
 from simulator.studies import protocol
-from simulator.studies.defences import WITHOUT_WARMUP, loss_of
+from simulator.studies.defences import loss_of, without_warmup
 from simulator.studies.protocol import PAIR, Evaluation
 from simulator.studies.settings import SettingsError, setting
 from simulator.studies.study import Study, Verdict
@@ -68,7 +68,7 @@ class OptimisationSettings(Evaluation):
     """Axes problem, defence, width, batch, epsilon, learning_rate, momentum, init_scale, trial; epoch besides."""
 
     problem: tuple[str, ...] = setting("published setting: task, n, radius, shape of threat", choices=tuple(PROBLEMS))
-    defence: tuple[str, ...] = setting("ways to train", choices=WITHOUT_WARMUP)
+    defence: tuple[str, ...] = setting("ways to train", choices=without_warmup)
     learning_rate: tuple[float, ...] = setting("of SGD", above=0)
     momentum: tuple[float, ...] = setting("of SGD; the first value is the base", low=0, high=0.999)
     batch: tuple[int, ...] = setting("examples per step, 0 for all; the first value is the base", low=0)
@@ -250,6 +250,7 @@ def notes(settings: OptimisationSettings) -> dict[str, str]:
 STUDY = Study(
     name="optimisation",
     claim=CATALOGUE["optimisation"].claim,
+    shows=CATALOGUE["optimisation"].shows,
     scales={
         "smoke": OptimisationSettings(**_SMOKE),
         "default": OptimisationSettings(**_DEFAULT),

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from simulator import attacks, images, losses, metrics, networks, plots, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
-from simulator.studies.defences import WITHOUT_WARMUP, loss_of
+from simulator.studies.defences import loss_of, without_warmup
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Study, Verdict
 from simulator.threats import L2
@@ -25,7 +25,7 @@ class PictureSettings(Settings):
     """Two-dimensional data, so that everything can be drawn."""
 
     task: tuple[str, ...] = setting("two-dimensional data", choices=TASKS)
-    defence: tuple[str, ...] = setting("ways to train", choices=WITHOUT_WARMUP)
+    defence: tuple[str, ...] = setting("ways to train", choices=without_warmup)
     epsilon: tuple[float, ...] = setting("l2 radius, in training and evaluation", low=0)
     inner: float = setting("radius of the inner circle (y = +1)", above=0)
     outer: float = setting("radius of the outer circle (y = -1)", above=0)
@@ -225,6 +225,7 @@ def notes(settings: PictureSettings) -> dict[str, str]:
 STUDY = Study(
     name="picture",
     claim=CATALOGUE["picture"].claim,
+    shows=CATALOGUE["picture"].shows,
     scales=_SCALES,
     grid=grid,
     cell=cell,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from simulator import attacks, bounds, metrics, networks, span, train, trials
 from simulator.losses import Loss, Schedule
 from simulator.networks import Network
-from simulator.studies.defences import WITHOUT_WARMUP, loss_of
+from simulator.studies.defences import loss_of, without_warmup
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Verdict
 from simulator.threats import Threat
@@ -47,7 +47,7 @@ class Evaluation(Settings):
 class Protocol(Evaluation):
     """Settings of training, selection and measurement; subclasses add the axes of their data and threat."""
 
-    defence: tuple[str, ...] = setting("ways to train", choices=WITHOUT_WARMUP)
+    defence: tuple[str, ...] = setting("ways to train", choices=without_warmup)
     learning_rates: tuple[float, ...] = setting("of SGD: candidates of which one is selected per cell", above=0)
     selection: str = setting("sample the learning rate is selected on; 'test' is the papers' rule", choices=SELECTIONS)
     momentum: float = setting("of SGD", low=0, high=0.999)

@@ -54,6 +54,7 @@ STUDIES: dict[str, Study] = {
         asymptotics.STUDY,
     )
 }
+"""The studies of this package by name."""
 
 
 def find(name: str) -> Study:

@@ -29,7 +29,7 @@ class RelaxationsSettings(TwoTasksSettings):
     """Axes task, defence, n, dim, epsilon, trial; a defence is adversarial training or the bound it trains with."""
 
     defence: tuple[str, ...] = setting(
-        "adversarial training, and bounds to train with", choices=(REFERENCE, *bounds.METHODS)
+        "adversarial training, and bounds to train with", choices=lambda: (REFERENCE, *bounds.METHODS)
     )
     depth: int = setting("hidden layers; with one most relaxations are the same", low=1)
     width: int = setting("neurons of each hidden layer", low=1)
@@ -197,6 +197,7 @@ def verdict(result: xr.Dataset) -> Verdict:
 STUDY = Study(
     name="relaxations",
     claim=CATALOGUE["relaxations"].claim,
+    shows=CATALOGUE["relaxations"].shows,
     scales={
         "smoke": RelaxationsSettings(**_SMOKE),
         "default": RelaxationsSettings(**_DEFAULT),

@@ -141,6 +141,7 @@ def notes(settings: SelectionSettings) -> dict[str, str]:
 STUDY = Study(
     name="selection",
     claim=CATALOGUE["selection"].claim,
+    shows=CATALOGUE["selection"].shows,
     scales={
         "smoke": SelectionSettings(**_SMOKE),
         "default": SelectionSettings(**_DEFAULT),

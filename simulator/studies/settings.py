@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from simulator.metrics import CHUNK
@@ -25,8 +25,18 @@ class SettingsError(ValueError):
     """Settings that cannot be used, in one sentence: what was given, what is allowed, what to do."""
 
 
-def setting(help: str, *, low: float | None = None, high: float | None = None, choices: tuple = (), above=None) -> Any:
-    """A dataclass field with its meaning and what is allowed: low <= value <= high, value > above, or a choice."""
+def setting(
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Collection | Callable[[], Collection] = (),
+    above: float | None = None,
+) -> Any:
+    """A dataclass field with its meaning and what is allowed: low <= value <= high, value > above, or a choice.
+
+    Choices given as a function are asked for at every check: those of a table that others add rows to.
+    """
     return dataclasses.field(metadata={"help": help, "low": low, "high": high, "choices": choices, "above": above})
 
 
@@ -65,16 +75,21 @@ def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise SettingsError(f"{name} is {value}, but must be a finite number")
     if isinstance(value, int) and abs(value) > MOST:
         raise SettingsError(f"{name} is {value}, but whole numbers go up to {MOST}")
-    if rule.get("choices") and value not in rule["choices"]:
-        near = difflib.get_close_matches(str(value), [str(c) for c in rule["choices"]], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SettingsError(f"{name} is {value!r}, but must be one of {', '.join(map(str, rule['choices']))}{hint}")
+    _check_choice(name, value, rule.get("choices", ()))
     if rule.get("low") is not None and value < rule["low"]:
         raise SettingsError(f"{name} is {value}, but must be at least {rule['low']}")
     if rule.get("above") is not None and value <= rule["above"]:
         raise SettingsError(f"{name} is {value}, but must be greater than {rule['above']}")
     if rule.get("high") is not None and value > rule["high"]:
         raise SettingsError(f"{name} is {value}, but must be at most {rule['high']}")
+
+
+def _check_choice(name: str, value: Any, choices: Collection | Callable[[], Collection]) -> None:
+    allowed = [*(choices() if callable(choices) else choices)]
+    if allowed and value not in allowed:
+        near = difflib.get_close_matches(str(value), [str(one) for one in allowed], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SettingsError(f"{name} is {value!r}, but must be one of {', '.join(map(str, allowed))}{hint}")
 
 
 def _check_axis(name: str, values: tuple) -> None:

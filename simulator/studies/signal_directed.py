@@ -12,7 +12,7 @@ from simulator import attacks, metrics, networks, plots, span, sweep, train, tri
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
 from simulator.studies import prediction, protocol
-from simulator.studies.defences import WITHOUT_WARMUP, loss_of
+from simulator.studies.defences import loss_of, without_warmup
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
 from simulator.studies.two_tasks import THESIS_TRIALS
@@ -28,7 +28,7 @@ BASE = {"batch": 0, "learning_rate": 0.1, "momentum": 0.0, "epoch": 100}
 class SignalDirectedSettings(Settings):
     """The first value of batch, learning_rate and momentum and the last of epoch are the base recipe."""
 
-    defence: tuple[str, ...] = setting("ways to train", choices=WITHOUT_WARMUP)
+    defence: tuple[str, ...] = setting("ways to train", choices=without_warmup)
     epsilon: tuple[float, ...] = setting("radius of the segment along the signal, in training and evaluation", low=0)
     n: tuple[int, ...] = setting("training examples", low=2)
     batch: tuple[int, ...] = setting("examples per step; 0 is the full training set", low=0)
@@ -223,6 +223,7 @@ def _published(defence: str, variable: str, values: tuple[float, ...]) -> Publis
 STUDY = Study(
     name="signal-directed",
     claim=CATALOGUE["signal-directed"].claim,
+    shows=CATALOGUE["signal-directed"].shows,
     scales=_SCALES,
     grid=grid,
     cell=cell,

@@ -237,6 +237,7 @@ def _study(scene: Scene) -> Study:
     return Study(
         name=scene.name,
         claim=CATALOGUE[scene.name].claim,
+        shows=CATALOGUE[scene.name].shows,
         scales=dict(zip(SCALES, (smoke, *settings[1:]), strict=True)),
         grid=partial(grid, scene),
         cell=partial(cell, scene),

@@ -65,6 +65,8 @@ class Study:
     """Where the published values differ from ours and why: sentences with the numbers of this result that show it."""
     exhibits: Callable[[Any, PRNGKeyArray], xr.Dataset] | None = None
     """Variables that do not vary over the grid, such as the training points a figure draws."""
+    shows: str = ""
+    """What its figure shows, for those who cannot see it: panels, axes and curves."""
     core: bool = False
     """Whether `simulator reproduce` runs it without `--all`."""
     numbers: int = field(default=1)

@@ -118,6 +118,7 @@ def _largest(gap: xr.DataArray, sem: xr.DataArray) -> str:
 STUDY = Study(
     name="threat-shape",
     claim=CATALOGUE["threat-shape"].claim,
+    shows=CATALOGUE["threat-shape"].shows,
     scales={
         "smoke": ThreatShapeSettings(**_SMOKE),
         "default": ThreatShapeSettings(**_DEFAULT),

@@ -190,6 +190,7 @@ _SCALES = (
 STUDY = Study(
     name="unstable",
     claim=CATALOGUE["unstable"].claim,
+    shows=CATALOGUE["unstable"].shows,
     scales=dict(zip(SCALES, map(_settings, _SCALES), strict=True)),
     grid=grid,
     cell=cell,

@@ -13,6 +13,17 @@ lose that noise (common random numbers).
 A *hosted* cell is no program but a function on the host that calls compiled programs of its own, for work that takes
 minutes to hours a cell: it is given a folder for checkpoints and told when to stop, and every chunk is one such cell.
 
+```python
+import jax, jax.random as jr
+from simulator import sweep
+
+grid = sweep.Grid({"n": (10, 1000), "scale": (1.0, 2.0)}, trials=3, static=("n",))
+draw = lambda coords, key: {"mean": coords["scale"] * jr.normal(key, (coords["n"],)).mean()}
+result = sweep.run(grid, draw, jr.key(0))
+assert result["mean"].dims == ("n", "scale", "trial")
+assert (result["mean"].sel(scale=2.0) == 2 * result["mean"].sel(scale=1.0)).all()  # a trial shares its draws
+```
+
 Every result carries `status`: ok, diverged (the cell said so), failed (its program raised) or not_run.  A cell that is
 not ok is NaN in every variable, and is excluded, loudly, from every mean.
 """

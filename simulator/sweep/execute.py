@@ -16,6 +16,7 @@ from simulator.sweep.hosted import HostedProgram
 from simulator.sweep.program import Cell, Program, devices, program_of
 
 STATUSES = ("ok", "not_run", "diverged", "failed")
+"""What may have become of a cell."""
 
 
 @dataclass
@@ -58,6 +59,7 @@ def variables(grid: Grid, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> dict[s
 
 Row = tuple[int, ...]
 Values = dict[str, np.ndarray]
+"""Variable -> its values over a box or a grid."""
 Outputs = Mapping[str, jax.ShapeDtypeStruct]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 Coords = dict[str, Any]
+"""Axis -> value: where a cell lies."""
 
 CHUNKS = 20
 """About how many chunks a block is cut into: what an interruption can cost is one of them."""

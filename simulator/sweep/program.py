@@ -51,6 +51,7 @@ CompiledCell = Callable[[Coords, PRNGKeyArray], dict[str, Array]] | Staged
 """`cell(coords, key) -> {name: scalar or small array}`, or the same in two stages."""
 
 Cell = CompiledCell | Hosted
+"""(coords, key) -> {variable: scalar or small array}, compiled or on the host."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,15 @@ convex hull, hence a bound certifies the hull, and `pieces` lists the convex mem
 
 The radius is an array leaf in the units of the data: sweep it inside one compiled program, or map over one radius per
 example.
+
+```python
+import jax.numpy as jnp
+from simulator import threats
+
+w, ball = jnp.array([3.0, 4.0]), threats.L2(radius=0.5)
+assert ball.support(w) == 2.5  # the radius times the dual norm of w
+assert jnp.allclose(ball.worst(w), jnp.array([0.3, 0.4]))
+```
 """
 
 from simulator.threats.about_signal import Orthogonal, SignalDirected, Spheroid
