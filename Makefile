@@ -7,10 +7,10 @@ CONSTRAINTS ?= constraints.txt
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(if $(CONSTRAINTS),--constraints $(CONSTRAINTS))
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --quiet
 # What `make test` runs: an expression of markers, and files; all of them if empty.
-MARKED ?= not slow
+MARKED ?= not slow and not browser
 TESTS ?=
 
-.PHONY: reproduce test test-all lint format docs clean
+.PHONY: reproduce test test-all test-browser lint format docs clean
 
 reproduce: $(VENV)/.ready
 	$(BIN)/simulator reproduce
@@ -19,7 +19,13 @@ test: $(VENV)/.ready
 	$(PYTEST) -m "$(MARKED)" $(TESTS)
 
 test-all: $(VENV)/.ready
-	$(PYTEST)
+	$(PYTEST) -m "not browser"
+
+# Needs a Chromium of the system, or CHROMIUM=/path/to/one; prints how long pictures took.
+test-browser: $(VENV)/.ready
+	@test -n "$${CHROMIUM:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome)}" || \
+		{ echo "no Chromium here: install one (Debian: apt-get install chromium) or give CHROMIUM=/path/to/chromium" >&2; exit 2; }
+	$(BIN)/python -m pytest --quiet --capture=no -p no:xdist -m browser tests/test_browser.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

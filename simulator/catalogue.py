@@ -191,9 +191,10 @@ CATALOGUE = {
             "discrepancy than adversarial training.",
             core=name == "quick",
             shows=(
-                "Two rows per data set, all against ε: standard error, robust error, accuracy discrepancy and certified "
-                "error; cosines of attack and dual vector with the signal or what stands for it, and robust error "
-                "minus AT's. One curve per defence with a band of one standard error; open markers: published values."
+                "Two rows per data set, all against ε: standard error, robust error, accuracy discrepancy and "
+                "certified error; cosines of attack and dual vector with the signal or what stands for it, and "
+                "robust error minus AT's. One curve per defence with a band of one standard error; open markers: "
+                "published values."
             ),
         )
         for name, words in {

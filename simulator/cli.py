@@ -1,4 +1,4 @@
-"""The command line: list, run, plot, show, reproduce, images.  Parses, calls, prints; every study has its options."""
+"""The command line: list, run, plot, show, reproduce, explore, images.  Parses, calls, prints; studies have options."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from simulator import catalogue, images, plots, store, studies
+from simulator import catalogue, explorer, images, plots, store, studies
 from simulator.studies import GridError, Settings, SettingsError, Study
 
 app = App(
@@ -35,6 +35,8 @@ app.command(images_app)
 
 CACHE_BYTES = 2 * 10**9
 """What the compiled programs of past runs may take on disk; the least used are dropped."""
+
+REFUSALS = (SettingsError, GridError, store.StoreError, studies.ClusterError, images.ImageDataError)
 
 Scale = Literal["smoke", "default", "paper"]
 
@@ -219,9 +221,25 @@ def _add(study: Study, name: str) -> None:
 
 
 @app.command
-def plot(study: str, /, *, out: Path = Path("results"), figures: Path = Path("figures")) -> None:
-    """Draw the figure of a study from its store (or archive) in OUT, as SVG and PNG in FIGURES."""
+def plot(
+    study: str,
+    /,
+    *,
+    out: Path = Path("results"),
+    figures: Path = Path("figures"),
+    animate: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Draw the figure of a study from its store (or archive) in OUT, as SVG and PNG in FIGURES.
+
+    Parameters
+    ----------
+    animate
+        Write its animation as GIF instead, for which trial 0 is trained once more.
+    """
     chosen = studies.find(study)
+    if animate:
+        print(studies.animate(chosen, out, figures))
+        return
     result = store.read(store.locate(out, chosen.name))
     words = studies.about(chosen, result), studies.alt(chosen, result)
     for path in plots.save(chosen.figure(result, chosen.published), figures / chosen.name, *words):
@@ -296,6 +314,20 @@ def _print_comparison(tables: list) -> None:
     Console(width=160).print(shown)
 
 
+@app.command
+def explore(*, port: int = 2718, browser: bool = True) -> None:
+    """Open the explorer in the browser: defences side by side, trained again whenever a control moves.
+
+    Parameters
+    ----------
+    port
+        Of this machine, which nobody else can reach; 0 is any free one.
+    browser
+        Whether to open a browser at it.
+    """
+    explorer.serve(port, browser, lambda address: print(f"explorer at {address}; Ctrl-C ends it", flush=True))
+
+
 @images_app.command(name="list")
 def list_images() -> None:
     """List the data sets of images and where they come from."""
@@ -361,7 +393,7 @@ def main(arguments: list[str] | None = None) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         return _fail(_one_sentence(error))
-    except (SettingsError, GridError, store.StoreError, studies.ClusterError, images.ImageDataError) as error:
+    except (*REFUSALS, explorer.ExplorerError) as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of our output has left: nothing to tell it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter to flush into at its exit

@@ -259,3 +259,35 @@ class ConcentricSpheres(Task):
     def folded_to(self, axes: Float[Array, "0 m"]) -> "ConcentricSpheres":
         coordinates = axes.shape[1]
         return ConcentricSpheres(coordinates, self.inner, self.outer, _folded(self, coordinates))
+
+
+class OneOf(Task):
+    """The member at an `index`, which is a leaf: one program serves every member.  It stays in its coordinates.
+
+    Raises `ValueError` unless all members have the same dimension, none of it folded.
+    """
+
+    dim: int = eqx.field(static=True)
+    members: tuple[Task, ...]
+    index: Int[Array, ""] | int
+    folded: int = eqx.field(static=True)
+
+    def __init__(self, members: tuple[Task, ...], index: Int[Array, ""] | int):
+        sizes = {(member.dim, member.folded) for member in members}
+        if len(sizes) != 1 or max(sizes)[1]:
+            raise ValueError(f"the members have (dim, folded) {sorted(sizes)}: give one dim, and nothing folded")
+        self.dim, self.folded = sizes.pop()
+        self.members, self.index = members, index
+
+    def sample(self, key: PRNGKeyArray, n: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+        x, y = zip(*(member.sample(key, n) for member in self.members), strict=True)
+        return jnp.stack(x)[self.index], jnp.stack(y)[self.index]
+
+    def signal(self, x: Float[Array, " d"], y: Int[Array, ""]) -> Float[Array, " d"]:
+        return jnp.stack([member.signal(x, y) for member in self.members])[self.index]
+
+    def axes(self) -> Float[Array, "k d"]:
+        raise ValueError("which directions stay in place depends on the member: ask it")
+
+    def folded_to(self, axes: Float[Array, "k m"]) -> "Task":
+        raise ValueError("what a subspace holds depends on the member: fold it")

@@ -37,12 +37,14 @@ MAY_IMPORT = {
     "sweep": set(),
     "cluster": set(),
     "plots": {"trials"},
-    "studies": MODULES - {"cli"},
+    "studies": MODULES - {"cli", "explorer"},
+    # The other bridge: defences of the studies, trained live, and a figure of its own.
+    "explorer": {"attacks", "data", "metrics", "networks", "plots", "studies", "threats", "train"},
     "catalogue": set(),
     "__init__": set(),
     "__main__": {"catalogue", "cli"},
     # Besides these only the error a grid raises, to print it.
-    "cli": {"catalogue", "images", "studies", "store", "plots", "sweep"},
+    "cli": {"catalogue", "explorer", "images", "studies", "store", "plots", "sweep"},
 }
 HOME = {
     "matplotlib": {"plots"},
@@ -50,6 +52,7 @@ HOME = {
     **{f"scipy.{part}": {"theory", "verification"} for part in ("optimize", "sparse")},
     **{library: {"cluster"} for library in ("dask", "distributed")},
     "orbax": {"image_training"},
+    **{library: {"explorer"} for library in ("marimo", "uvicorn")},
     **{library: {"images"} for library in ("pooch", "PIL", "requests", "tarfile")},
     **{library: {"cli"} for library in ("cyclopts", "rich", "argparse", "tomllib")},
 }
@@ -111,6 +114,19 @@ def test_libraries_stay_in_their_module(name):
     assert not strangers
 
 
+def test_the_page_of_the_explorer_only_wires_its_controls():
+    """What computes or draws is in modules that can be tested without a browser."""
+    used = set(imports("explorer/page.py"))
+    assert used == {"marimo", "simulator.explorer", "simulator.plots"}
+    assert "marimo" not in {
+        dotted for name in FILES if name != "explorer/page.py" for dotted in top_level_imports(name)
+    }
+
+
+def top_level_imports(name):
+    return [alias.name for node in TREES[name].body if isinstance(node, ast.Import) for alias in node.names]
+
+
 def is_in(dotted, library):
     return dotted == library or dotted.startswith(f"{library}.")
 
@@ -142,7 +158,7 @@ def test_files_and_functions_are_short(name):
     assert not long
 
 
-@pytest.mark.parametrize("name", ["simulator", "simulator.studies", "simulator.plots"])
+@pytest.mark.parametrize("name", ["simulator", "simulator.studies", "simulator.plots", "simulator.explorer"])
 def test_public_names_are_sorted_and_exist(name):
     module = importlib.import_module(name)
     # Constants, then classes, then the rest, as the linter sorts them.

@@ -320,6 +320,7 @@ BAD = {
     "named and all to reproduce": ("reproduce alignment --all", "give one of the two"),
     "unknown study to reproduce": ("reproduce alignment pictur", "there is no study 'pictur'"),
     "unknown study to plot": ("plot pictur", "there is no study 'pictur'"),
+    "no animation": ("plot alignment --animate", "alignment has no animation; the studies with one are picture"),
     "study is a flag": ("run --picture", "--picture"),
     "missing file": ("run missing.py:STUDY", "there is no file missing.py"),
     "file is a folder": ("run empty:STUDY", "there is no file empty"),

@@ -185,3 +185,25 @@ def test_a_direction_of_another_length_is_refused():
 def test_spheres_must_be_in_order(outer):
     with pytest.raises(ValueError, match=rf"inner is 1.0 and outer is {outer}: the inner radius must be the smaller"):
         spheres(outer=outer)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_one_of_several_tasks_is_the_member(index):
+    members = (data.ConcentricSpheres(3, 1.0, 3.0), data.LinearlySeparable(3, 2.0))
+    one = data.OneOf(members, index)
+    x, y = one.sample(jr.key(0), 7)
+    expected_x, expected_y = members[index].sample(jr.key(0), 7)
+    np.testing.assert_array_equal(x, expected_x)
+    np.testing.assert_array_equal(y, expected_y)
+    np.testing.assert_array_equal(one.signal(x[0], y[0]), members[index].signal(x[0], y[0]))
+    assert (one.dim, one.folded) == (3, 0)
+
+
+def test_one_of_several_tasks_has_one_dimension_and_no_subspace():
+    with pytest.raises(ValueError, match="give one dim"):
+        data.OneOf((data.LinearlySeparable(3), data.LinearlySeparable(4)), 0)
+    one = data.OneOf((data.LinearlySeparable(3), data.ConcentricSpheres(3)), 0)
+    with pytest.raises(ValueError, match="ask it"):
+        one.axes()
+    with pytest.raises(ValueError, match="fold it"):
+        one.folded_to(jnp.eye(2))

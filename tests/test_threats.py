@@ -401,3 +401,39 @@ def test_nearest_is_the_projection_onto_the_hull(name, radius, float64):
     rest = points - nearest
     np.testing.assert_allclose(np.sum(rest * nearest, axis=1), radius * dual_norm(name, rest), atol=1e-12)
     assert np.all(ways @ nearest.T <= radius * dual_norm(name, ways)[:, None] + 1e-12)
+
+
+# ---- one of several ----
+
+
+@pytest.mark.parametrize("operation", ["support", "worst", "project", "uphill", "nearest"])
+def test_one_of_several_does_what_the_member_does(operation, float64):
+    """Whichever member is chosen, in one program, at its own radius instead of theirs."""
+    vectors = jnp.asarray(np.random.default_rng(4).normal(size=(5, DIM)))
+
+    def of(threat):
+        return jax.vmap(getattr(threat, operation))(vectors)
+
+    sets = tuple(THREATS[name](9.0, DIM) for name in CONVEX)
+    program = quick_jit(lambda radius, index: of(threats.OneOf(radius, sets, index)))
+    for index, name in enumerate(CONVEX):
+        for radius in (0.3, 2.0):
+            expected = of(THREATS[name](radius, DIM))
+            np.testing.assert_allclose(program(jnp.asarray(radius), jnp.asarray(index)), expected, rtol=1e-12)
+
+
+def test_one_of_several_is_placed_at_the_example_and_scaled():
+    signal = jnp.asarray(frame(DIM)[0])
+    w = jnp.asarray(frame(DIM)[1] + 2 * frame(DIM)[0])
+    one = threats.OneOf(0.5, (threats.L2(1.0), threats.SignalDirected(1.0)), 1)
+    placed = one.at(jnp.zeros_like(w), signal)
+    np.testing.assert_allclose(placed.support(w), 0.5 * 2, rtol=1e-5)
+    np.testing.assert_allclose(placed.scaled(jnp.asarray(0.5)).support(w), 0.25 * 2, rtol=1e-5)
+    np.testing.assert_allclose(placed.with_radius(jnp.asarray(3.0)).worst(w), 3 * signal, atol=1e-5)
+
+
+def test_one_of_several_needs_convex_symmetric_members():
+    with pytest.raises(ValueError, match="there are no members"):
+        threats.OneOf(1.0, (), 0)
+    with pytest.raises(ValueError, match="Segments is a union or not symmetric"):
+        threats.OneOf(1.0, (threats.L2(1.0), THREATS["segments"](1.0, DIM)), 0)

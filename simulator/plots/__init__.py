@@ -5,11 +5,14 @@ from simulator.plots.asymptotics import asymptotics
 from simulator.plots.attribution import attribution
 from simulator.plots.dimension import dimension
 from simulator.plots.errors import errors
+from simulator.plots.explorer import explorer, png
+from simulator.plots.film import Film, save_film
 from simulator.plots.fronts import fronts
 from simulator.plots.gap_report import gap_report
 from simulator.plots.one_neuron import one_neuron
 from simulator.plots.optimisation import optimisation
 from simulator.plots.picture import picture
+from simulator.plots.picture_frames import picture_film
 from simulator.plots.plane import arrow, points, region
 from simulator.plots.prediction import prediction
 from simulator.plots.relaxations import relaxations
@@ -24,6 +27,7 @@ __all__ = [
     "OUTER",
     "SIGNAL",
     "TRUTH",
+    "Film",
     "alignment",
     "arrow",
     "asymptotics",
@@ -31,18 +35,22 @@ __all__ = [
     "curve",
     "dimension",
     "errors",
+    "explorer",
     "fronts",
     "gap_report",
     "look",
     "one_neuron",
     "optimisation",
     "picture",
+    "picture_film",
+    "png",
     "points",
     "prediction",
     "published",
     "region",
     "relaxations",
     "save",
+    "save_film",
     "selection",
     "signal_directed",
     "styled",

@@ -66,14 +66,15 @@ def _digit(part: SubFigure, result: xr.Dataset) -> None:
         one.set_axis_off()
 
 
-def _frame(axes: Axes, result: xr.Dataset, task: str) -> None:
-    """Training points, ground truth and limits shared by every panel of a task."""
+def frame_of(axes: Axes, result: xr.Dataset, task: str, truth: bool = True) -> None:
+    """Training points, ground truth if wanted, and limits shared by every panel of a task."""
     x, y = result[f"{task}_x"].values, result[f"{task}_y"].values
     points(axes, x, y)
-    settings = _truth(result, task)
-    if task == "circles":
-        axes.add_patch(Circle((0, 0), settings, fill=False, linestyle=":", linewidth=2, color=TRUTH, zorder=2))
-    else:
+    if truth and task == "circles":
+        axes.add_patch(
+            Circle((0, 0), _truth(result, task), fill=False, linestyle=":", linewidth=2, color=TRUTH, zorder=2)
+        )
+    elif truth:
         axes.axvline(0, linestyle=":", linewidth=2, color=TRUTH, zorder=2)
     reach = float(result["u"].max())
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
@@ -89,7 +90,7 @@ def _truth(result: xr.Dataset, task: str) -> float:
 
 def _signal(axes: Axes, result: xr.Dataset, task: str, radius: float) -> None:
     """The data, the signal direction at one sample, and the set of perturbations of magnitude epsilon around it."""
-    _frame(axes, result, task)
+    frame_of(axes, result, task)
     sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
     axes.add_patch(Circle(sample, radius, facecolor="#BBBBBB", alpha=0.6, edgecolor="k", zorder=4))
     axes.plot(*sample, "k.", ms=6, zorder=5)
@@ -104,7 +105,7 @@ def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: flo
         axes.set_title(f"{look(defence).label}: {chosen['status'].item()}")
         return
     region(axes, chosen["u"], chosen["v"], chosen["margin_map"].values)
-    _frame(axes, result, task)
+    frame_of(axes, result, task)
     sample, signal = result[f"{task}_sample"].values, result[f"{task}_signal"].values
     attack, dual = chosen["sample_attack"].values, chosen["sample_dual"].values
     axes.add_patch(Circle(sample, radius, fill=False, linewidth=0.8, zorder=4))
@@ -112,7 +113,7 @@ def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: flo
     arrow(axes, sample, dual, look("coap").color, width=4.0)
     arrow(axes, sample, attack, look("adversarial").color)
     axes.set_xlabel(
-        f"cos(a, attack) = {_cosine(signal, attack)},  cos(a, COAP dual) = {_cosine(signal, dual)}", fontsize=8
+        f"cos(a, attack) = {cosine_text(signal, attack)},  cos(a, COAP dual) = {cosine_text(signal, dual)}", fontsize=8
     )
     mean = result.sel(task=task, defence=defence, epsilon=radius)
     ok = mean["status"] == "ok"
@@ -122,6 +123,7 @@ def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: flo
     )
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> str:
+def cosine_text(a: np.ndarray, b: np.ndarray) -> str:
+    """The cosine of two vectors in two digits, or that there is none."""
     norms = np.linalg.norm(a) * np.linalg.norm(b)
     return f"{a @ b / norms:.2f}" if norms > 0 else "undefined"

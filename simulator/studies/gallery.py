@@ -8,6 +8,8 @@ import pandas as pd
 import xarray as xr
 
 from simulator import plots, store, trials
+from simulator.studies.registry import STUDIES
+from simulator.studies.settings import SettingsError
 from simulator.studies.study import Published, Study
 
 COMPARISON = (
@@ -51,6 +53,22 @@ def alt(study: Study, result: xr.Dataset) -> str:
     named = [f"Defences: {', '.join(defences)}."] if defences else []
     held = "held" if study.verdict(result).held else "not held"
     return " ".join([study.shows or study.claim, *named, f"Verdict: {held}."])
+
+
+def animate(study: Study, out: Path, folder: Path) -> Path:
+    """Write a study's animation as GIF, from its result in `out`.
+
+    Raises `SettingsError` if it has none, or if the result is of other numbers than the study's now.
+    """
+    if study.film is None:
+        with_one = [name for name, known in STUDIES.items() if known.film is not None]
+        raise SettingsError(f"{study.name} has no animation; the studies with one are {', '.join(with_one)}")
+    path = store.locate(out, study.name)
+    result = store.read(path)
+    if result.attrs["numbers"] != study.numbers:
+        raise SettingsError(f"{path} is of an older version of {study.name}: run it again to animate it")
+    plots.save_film(study.film(result), folder / f"{study.name}.gif")
+    return folder / f"{study.name}.gif"
 
 
 Results = Sequence[tuple[Study, xr.Dataset]]

@@ -9,6 +9,7 @@ from jaxtyping import PRNGKeyArray
 from matplotlib.figure import Figure
 
 from simulator import sweep
+from simulator.plots import Film
 from simulator.studies.settings import Settings
 
 SCALES = ("smoke", "default", "paper")
@@ -67,6 +68,8 @@ class Study:
     """Variables that do not vary over the grid, such as the training points a figure draws."""
     shows: str = ""
     """What its figure shows, for those who cannot see it: panels, axes and curves."""
+    film: Callable[[xr.Dataset], Film] | None = None
+    """Result -> the animation of the study, if it has one."""
     core: bool = False
     """Whether `simulator reproduce` runs it without `--all`."""
     numbers: int = field(default=1)

@@ -21,6 +21,7 @@ assert jnp.allclose(ball.worst(w), jnp.array([0.3, 0.4]))
 from simulator.threats.about_signal import Orthogonal, SignalDirected, Spheroid
 from simulator.threats.balls import L1, L2, ConsistentLInf, LInf
 from simulator.threats.in_box import L2InBox, LInfInBox
+from simulator.threats.one_of import OneOf
 from simulator.threats.segments import Segments
 from simulator.threats.threat import Threat
 
@@ -31,6 +32,7 @@ __all__ = [
     "L2InBox",
     "LInf",
     "LInfInBox",
+    "OneOf",
     "Orthogonal",
     "Segments",
     "SignalDirected",

@@ -1,0 +1,90 @@
+"""What can be set in the explorer, and within which limits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from simulator import threats
+from simulator.data import ConcentricSpheres, LinearlySeparable, Task
+from simulator.studies.defences import DEFENCES
+
+MOST_EXAMPLES = 200
+"""Training examples a program has room for; those beyond `Controls.n` have no weight."""
+
+INNER, NOISE = 1.0, 1.0
+"""Radius of the inner sphere and standard deviation of the linear data, in units of x."""
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "concentric spheres": lambda dim, margin: ConcentricSpheres(dim, INNER, INNER + margin),
+    "linearly separable": lambda dim, margin: LinearlySeparable(dim, margin, NOISE),
+}
+"""(dim, margin) -> task.  The margin is the gap between the radii, or half the distance of the classes."""
+
+SETS: dict[str, Callable[..., threats.Threat]] = {
+    "l2 ball": threats.L2,
+    "l∞ box": threats.LInf,
+    "along the signal": threats.SignalDirected,
+    "across the signal": threats.Orthogonal,
+}
+"""radius -> threat: the norm, and the two sets that are tied to the signal."""
+
+
+class Shape(NamedTuple):
+    """What changes the shape of arrays: each value has programs of its own."""
+
+    dim: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Controls:
+    """One setting of everything that can be moved.  Raises `ValueError` for a value that cannot be set."""
+
+    task: str = "concentric spheres"
+    threat: str = "l2 ball"
+    epsilon: float = 0.9
+    """Radius of the threat, in training and measurement, in units of x."""
+    margin: float = 2.0
+    left: str = "adversarial"
+    right: str = "coap"
+    """The two defences that are compared."""
+    n: int = 50
+    """Training examples."""
+    seed: int = 0
+    """Of data and initial weights."""
+    dim: int = 2
+    width: int = 100
+    """Hidden neurons."""
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, allowed = getattr(self, field.name), CHOICES.get(field.name)
+            if allowed is not None and value not in allowed:
+                raise ValueError(f"{field.name} is {value!r}, but must be one of {', '.join(map(str, allowed))}")
+            least, most = LIMITS.get(field.name, (value, value))
+            if not least <= value <= most:
+                raise ValueError(f"{field.name} is {value}, but must be between {least} and {most}")
+
+    @property
+    def shape(self) -> Shape:
+        """What decides which programs serve this setting."""
+        return Shape(self.dim, self.width)
+
+
+CHOICES: dict[str, tuple] = {
+    "task": tuple(TASKS),
+    "threat": tuple(SETS),
+    "left": DEFENCES,
+    "right": DEFENCES,
+    "dim": (2, 3, 5, 10, 20, 50, 100),
+    "width": (10, 30, 100, 300),
+}
+"""Of the controls that choose from a list."""
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "epsilon": (0.0, 3.0),
+    "margin": (0.2, 6.0),
+    "n": (10, MOST_EXAMPLES),
+    "seed": (0, 999),
+}
+"""Least and largest value of the others."""

@@ -1,0 +1,63 @@
+"""Serving the explorer's page on this machine."""
+
+import importlib.util
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+
+from simulator.explorer.controls import Controls
+from simulator.explorer.live import shared
+
+HOST = "127.0.0.1"
+"""Nobody else's machine can reach the page."""
+PAGE = Path(__file__).with_name("page.py")
+
+
+class ExplorerError(Exception):
+    """The explorer cannot be started."""
+
+
+def serve(port: int, browser: bool, say: Callable[[str], None]) -> None:
+    """Serve the page at a port of this machine, 0 for any free one, until interrupted; `say` is told its address.
+
+    The first programs are compiled while the browser starts.  Raises `ExplorerError` if the extra `explorer` is not
+    installed or the port cannot be had.
+    """
+    if importlib.util.find_spec("marimo") is None:
+        raise ExplorerError("the explorer needs marimo, which is not installed: pip install 'simulator[explorer]'")
+    with _listening(port) as listener:
+        threading.Thread(target=lambda: shared().programs(Controls().shape), daemon=True).start()
+        address = f"http://{HOST}:{listener.getsockname()[1]}"
+        say(address)
+        if browser:
+            # The socket listens already: the page waits there until the server answers.
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        _run(listener)
+
+
+def _listening(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ExplorerError(
+            f"port {port} cannot be had ({error}): give another --port, or 0 for any free one"
+        ) from error
+    return listener
+
+
+def _run(listener: socket.socket) -> None:
+    import marimo
+    import uvicorn
+
+    page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(PAGE)).build()
+    server = uvicorn.Server(uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1))
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # how a user ends it
+        return

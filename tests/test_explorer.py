@@ -1,0 +1,235 @@
+"""The explorer without a browser: what its controls may be, what it answers, and that no slider compiles anything."""
+
+import dataclasses
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from programs import quick_jit
+
+from simulator import cli, explorer, plots
+from simulator.explorer import live, server
+from simulator.explorer.live import TEST_EXAMPLES, Scalars
+from simulator.studies.defences import DEFENCES
+
+START = explorer.Controls()
+# Every control but the shapes, moved somewhere else, and then several at once.
+MOVES = (
+    {"epsilon": 0.35},
+    {"margin": 3.1},
+    {"n": 120},
+    {"seed": 7},
+    *({"threat": name} for name in explorer.CHOICES["threat"][1:]),
+    {"task": "linearly separable"},
+    *({"left": name, "right": name} for name in DEFENCES if name not in ("adversarial", "coap")),
+    {"epsilon": 0.0, "n": 10, "task": "linearly separable", "threat": "along the signal", "margin": 0.2},
+)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Programs for the shape of the start, compiled once for all tests."""
+    one = explorer.Live()
+    one.programs(START.shape)
+    return one
+
+
+@pytest.fixture(scope="module")
+def started(compiled):
+    return compiled.answer(START)
+
+
+# ---- controls ----
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "because"),
+    [
+        ("epsilon", 3.01, "epsilon is 3.01, but must be between 0.0 and 3.0"),
+        ("epsilon", float("nan"), "epsilon is nan"),
+        ("n", 201, "n is 201, but must be between 10 and 200"),
+        ("threat", "l3", "threat is 'l3', but must be one of l2 ball, l∞ box"),
+        ("right", "hope", "right is 'hope', but must be one of standard, adversarial"),
+        ("dim", 4, "dim is 4, but must be one of 2, 3, 5"),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_refused(name, value, because):
+    with pytest.raises(ValueError, match=re.escape(because)):
+        explorer.Controls(**{name: value})
+
+
+def test_every_control_has_limits_and_a_label():
+    names = {field.name for field in dataclasses.fields(explorer.Controls)}
+    assert set(explorer.CHOICES) | set(explorer.LIMITS) == names == set(explorer.LABELS)
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_arguments_have_the_same_types_at_every_setting(move):
+    """What a compiled program is given may not differ in type, or it would refuse it."""
+    base, moved = (Scalars.of(dataclasses.replace(START, **one), "ibp") for one in ({}, move))
+    assert [type(value) for value in base] == [type(value) for value in moved]
+    assert dataclasses.replace(START, **move).shape == START.shape
+
+
+@pytest.mark.parametrize("task", explorer.CHOICES["task"])
+@pytest.mark.parametrize("dim", [2, 3, 20])
+def test_the_plane_holds_the_example_shown_and_the_signal_there(task, dim):
+    at = Scalars.of(dataclasses.replace(START, task=task, dim=dim, n=10), "coap")
+    made = quick_jit(lambda at: live.problem(explorer.Shape(dim, 10), at))(at)
+    plane, shown = np.asarray(made.plane), int(made.shown)
+    np.testing.assert_allclose(plane @ plane.T, np.eye(2), atol=1e-5)
+    assert made.y[shown] == -1
+    assert shown < 10
+    assert int(made.weight.sum()) == 10
+    signal = np.asarray(made.task.signal(made.x[shown], made.y[shown]))
+    for vector in (np.asarray(made.x[shown]), signal):
+        np.testing.assert_allclose(plane.T @ (plane @ vector), vector, atol=1e-4)
+    inside = np.abs(np.asarray(made.x[shown]) @ plane.T) <= at.reach
+    assert inside.all()
+
+
+# ---- answers ----
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_no_slider_but_those_of_shapes_compiles_anything(compiled, started):
+    """JAX announces every compilation, also of the smallest operation outside of the programs."""
+    seen = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: seen.append(event))
+    for move in MOVES:
+        answer = compiled.answer(dataclasses.replace(START, **move))
+        assert answer.attrs["compile_seconds"] == 0
+    assert not [event for event in seen if "compile" in event]
+    # The listener hears: a new shape is another program.
+    jax.jit(lambda x: x + 1)(np.float32(1))
+    assert [event for event in seen if "compile" in event]
+    assert list(compiled.compiled) == [START.shape]
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_errors_are_in_order_and_what_the_picture_says(compiled, started):
+    for one in (started, compiled.answer(dataclasses.replace(START, threat="l∞ box", left="standard", right="ibp"))):
+        for name in ("standard_error", "robust_error", "certified_error"):
+            assert ((one[name] >= 0) & (one[name] <= 1)).all()
+            # A share of the test examples.
+            np.testing.assert_allclose(one[name] * TEST_EXAMPLES, np.round(one[name] * TEST_EXAMPLES), atol=1e-3)
+        assert (one["standard_error"] <= one["robust_error"]).all()
+        assert (one["robust_error"] <= one["certified_error"]).all()
+        assert f"{float(one['robust_error'][1]):.3f}" in explorer.numbers(one)
+    assert list(started["defence"].values) == ["adversarial", "coap"]
+    # Certified training does what it is for, and pays for it, at the setting the page opens with.
+    assert started["certified_error"][1] < started["certified_error"][0]
+    assert started["robust_error"][1] > started["robust_error"][0] + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_examples_without_weight_change_nothing(compiled):
+    """A training set of n, and the same of which others were drawn besides: the data that are shown are the first n."""
+    few, many = (compiled.answer(dataclasses.replace(START, n=n)) for n in (20, 200))
+    np.testing.assert_array_equal(few["x"], many["x"][:20])
+    assert few["x"].shape == (20, 2)
+    assert (few["loss"][:, -1] < many["loss"][:, -1]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("threat", explorer.CHOICES["threat"])
+def test_perturbations_and_the_outline_are_of_the_set(compiled, threat):
+    epsilon = 0.7
+    one = compiled.answer(dataclasses.replace(START, threat=threat, epsilon=epsilon))
+    signal, drawn = one["signal"].values, {name: one[name].values for name in ("outline",)}
+    drawn |= {"attack": one["attack"].values[:, 0], "dual": one["dual"].values[:, 0]}
+    for delta in drawn.values():
+        along = delta @ signal
+        across = np.linalg.norm(delta - along[:, None] * signal, axis=1)
+        reach = {
+            "l2 ball": np.linalg.norm(delta, axis=1),
+            "l∞ box": np.abs(delta).max(axis=1),
+            "along the signal": np.maximum(np.abs(along), across * 1e4),
+            "across the signal": np.maximum(across, np.abs(along) * 1e4),
+        }[threat]
+        # Rounding of a unit vector is amplified where nothing at all is allowed.
+        assert (reach <= epsilon * (1 + 1e-2)).all()
+    np.testing.assert_allclose(np.abs(drawn["outline"] @ np.eye(2)).max(), epsilon, rtol=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_picture_shows_every_answer(compiled, started):
+    """Also of a training that diverged, and of a set with nothing in it."""
+    empty = compiled.answer(dataclasses.replace(START, epsilon=0.0))
+    failed = started.assign(diverged=~started["diverged"], loss=started["loss"] * np.nan)
+    for one in (started, empty, failed):
+        picture = plots.png(plots.explorer(one), dpi=40)
+        assert picture.startswith(b"\x89PNG")
+    titles = [axes.get_title() for axes in plots.explorer(failed).axes[:2]]
+    assert titles == ["training diverged"] * 2
+    assert "Training diverged" in explorer.status(failed)
+    assert "nothing was compiled" in explorer.status(empty)
+    assert "adversarial and coap on concentric spheres" in explorer.description(started)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_page_runs_and_shows_the_answer(compiled, monkeypatch):
+    """All cells of the page, without a server: controls, picture, numbers."""
+    monkeypatch.setattr(explorer, "shared", lambda: compiled)
+    from simulator.explorer import page
+
+    outputs, defined = page.app.run()
+    assert set(defined["controls"].elements) == {field.name for field in dataclasses.fields(explorer.Controls)}
+    assert explorer.Controls(**defined["controls"].value) == START
+    shown = "".join(output.text for output in outputs if hasattr(output, "text"))
+    assert f"{float(defined['result']['robust_error'][1]):.3f}" in shown
+    assert "nothing was compiled" in shown
+
+
+def test_what_is_announced_before_an_answer():
+    fresh = explorer.Live()
+    assert explorer.announcement(fresh, START) == "compiling for d = 2 and 100 hidden neurons, once; then training"
+    fresh.compiled[START.shape] = 1.0
+    assert explorer.announcement(fresh, START) == "training"
+
+
+# ---- starting it ----
+
+
+def test_without_the_extra_it_is_refused_in_one_sentence(capsys, monkeypatch):
+    monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli, "_prepare", lambda arguments: None)
+    assert cli.main(["explore", "--no-browser"]) == 2
+    said = capsys.readouterr().err
+    assert said == "simulator: the explorer needs marimo, which is not installed: pip install 'simulator[explorer]'\n"
+
+
+@pytest.mark.parametrize("port", [-1, 70000, "taken"])
+def test_a_port_that_cannot_be_had_is_refused(capsys, monkeypatch, port):
+    monkeypatch.setattr(cli, "_prepare", lambda arguments: None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        given = other.getsockname()[1] if port == "taken" else port
+        assert cli.main(["explore", "--no-browser", f"--port={given}"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"simulator: port {given} cannot be had \([^\n]+\): give another --port[^\n]+\n", said)
+
+
+def test_only_this_machine_can_reach_it():
+    with server._listening(0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_explore_loads_no_server_until_it_is_asked_to():
+    """Neither marimo nor a server is needed to use the rest."""
+    lines = "import sys; from simulator import cli, explorer; print({'marimo', 'uvicorn'} & set(sys.modules))"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "set()\n"
