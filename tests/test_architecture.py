@@ -37,14 +37,15 @@ MAY_IMPORT = {
     "sweep": set(),
     "cluster": set(),
     "plots": {"trials"},
-    "studies": MODULES - {"cli", "explorer"},
+    "studies": MODULES - {"cli", "console", "explorer"},
     # The other bridge: defences of the studies, trained live, and a figure of its own.
     "explorer": {"attacks", "data", "metrics", "networks", "plots", "studies", "threats", "train"},
     "catalogue": set(),
     "__init__": set(),
     "__main__": {"catalogue", "cli"},
     # Besides these only the error a grid raises, to print it.
-    "cli": {"catalogue", "explorer", "images", "studies", "store", "plots", "sweep"},
+    "console": {"studies"},
+    "cli": {"catalogue", "console", "explorer", "images", "studies", "store", "plots", "sweep"},
 }
 HOME = {
     "matplotlib": {"plots"},
@@ -54,7 +55,8 @@ HOME = {
     "orbax": {"image_training"},
     **{library: {"explorer"} for library in ("marimo", "uvicorn")},
     **{library: {"images"} for library in ("pooch", "PIL", "requests", "tarfile")},
-    **{library: {"cli"} for library in ("cyclopts", "rich", "argparse", "tomllib")},
+    **{library: {"cli"} for library in ("cyclopts", "argparse", "tomllib")},
+    "rich": {"cli", "console"},
 }
 
 

@@ -65,7 +65,7 @@ class Counting:
         self.calls += 1
         self.folders.append(around.folder)
         around.folder.mkdir(parents=True, exist_ok=True)
-        kept = around.folder / "-".join(map(str, coords.values()))
+        kept = around.folder / "-".join(map(str, (*coords.values(), *np.asarray(jr.key_data(key)))))
         if self.calls == self.stop_at:
             kept.write_text("half")
             raise sweep.Stopping("half of it is kept")
@@ -119,7 +119,7 @@ def test_a_stopped_cell_goes_on_with_what_it_kept(tmp_path):
 
 def test_overwriting_a_store_leaves_what_cells_kept(tmp_path):
     with pytest.raises(Stopped):
-        run_in(tmp_path, Counting(stop_at=3))
+        run_in(tmp_path, Counting(stop_at=5))
     cell = Counting()
     _, result = run_in(tmp_path, cell, overwrite=True)
     assert cell.calls == 12
