@@ -258,9 +258,13 @@ class Live:
         programs = self.programs(controls.shape)
         began = time.perf_counter()
         scalars = [Scalars.of(controls, defence) for defence in (controls.left, controls.right)]
-        fits = [programs.train(at) for at in scalars]
-        found = [programs.measure(at, fit) for at, fit in zip(scalars, fits, strict=True)]
-        result = _dataset(controls, jax.device_get(found))
+
+        def one_side(at: Scalars) -> dict[str, np.ndarray]:
+            return jax.device_get(programs.measure(at, programs.train(at)))
+
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(one_side, scalars))
+        result = _dataset(controls, found)
         compiling = self.compiled[controls.shape] if new else 0.0
         return result.assign_attrs(seconds=time.perf_counter() - began, compile_seconds=compiling)
 

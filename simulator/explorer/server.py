@@ -1,10 +1,13 @@
 """Serving the explorer's page on this machine."""
 
 import importlib.util
+import os
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from simulator.explorer.controls import Controls
@@ -20,7 +23,9 @@ class ExplorerError(Exception):
 
 
 def serve(port: int, browser: bool, say: Callable[[str], None]) -> None:
-    """Serve the page at a port of this machine, 0 for any free one, until interrupted; `say` is told its address.
+    """Serve the page at a port of this machine, 0 for any free one, until interrupted, which ends the process.
+
+    `say` is told the address.
 
     The first programs are compiled while the browser starts.  Raises `ExplorerError` if the extra `explorer` is not
     installed or the port cannot be had.
@@ -57,7 +62,8 @@ def _run(listener: socket.socket) -> None:
 
     page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(PAGE)).build()
     server = uvicorn.Server(uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1))
-    try:
+    with suppress(KeyboardInterrupt):  # how a user ends it
         server.run(sockets=[listener])
-    except KeyboardInterrupt:  # how a user ends it
-        return
+    # Marimo's threads wait for messages of pages that are gone, and Python would wait for them; nothing is to be saved.
+    sys.stdout.flush()
+    os._exit(0)
