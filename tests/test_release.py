@@ -77,6 +77,6 @@ def test_the_wheel_reproduces_the_core_studies_in_an_empty_environment(installed
     assert Path(where).is_relative_to(tmp_path / "env")
     done = call(installed.with_name("simulator"), "reproduce", "--scale", "smoke")
     assert done.returncode == 0, done.stderr
-    assert "all complete: 3 studies" in done.stdout
+    assert "all complete: 4 studies" in done.stdout
     names = {one.name for one in (work / "figures").iterdir()}
     assert {"README.md", "published.md", "alignment.svg", "picture.png"} <= names
