@@ -100,7 +100,7 @@ SCENES = (
         "images-quick",
         ("digits",),
         "handwritten digits of 8 × 8 pixels, l2 ball, in minutes",
-        {**_l2(0.5, 1.5), **_QUICK, **SHORT, "trials": 3},
+        {**_l2(0.5, 1.5), **_QUICK, **SHORT, "epochs": 20, "coap_epochs": 20, "trials": 3},
         {**_l2(0.5, 1.5), **_QUICK, **SMALL, **_PAPER, "trials": 10},
         0.0,
     ),
