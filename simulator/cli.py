@@ -219,7 +219,7 @@ def reproduce(
     Parameters
     ----------
     everything
-        Run all studies, not only the core ones.
+        Run all studies, not only the core ones; those whose data are not there are named and left out.
     data_dir
         Folder of the data sets of images, as fetch fills it; by default SIMULATOR_DATA, or the user's data folder.
     """
@@ -229,6 +229,7 @@ def reproduce(
     store.check_folder(figures)
     known = studies.STUDIES.values()
     chosen = [studies.find(name) for name in names] or [study for study in known if study.core or everything]
+    chosen = [study for study in chosen if _has_files(study, scale, say_so=everything)]
     for study in chosen:
         with console_report() as report:
             settings = study.scales[scale]
@@ -239,6 +240,18 @@ def reproduce(
     for study in chosen:
         print(f"{study.name}: {study.verdict(results[study.name])}")
     print(f"all complete: {len(chosen)} studies; figures in {figures}/, data in {out}/")
+
+
+def _has_files(study: Study, scale: str, say_so: bool) -> bool:
+    """Whether the data that a study reads are there; if not, say so or raise `ImageDataError`, before anything runs."""
+    try:
+        study.files(study.scales[scale])
+    except images.ImageDataError as error:
+        if not say_so:
+            raise
+        print(f"left out: {study.name}, since {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def _print_comparison(tables: list) -> None:

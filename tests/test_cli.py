@@ -17,6 +17,7 @@ import xarray as xr
 import zarr
 
 from simulator import cli, store, studies
+from simulator.studies import image_data
 
 TOY = """
 from dataclasses import dataclass
@@ -309,6 +310,31 @@ def test_reproduce_of_named_studies(simulator, folder):
     assert "all complete: 1 studies" in printed
     assert "## toy" in (folder / "figures" / "README.md").read_text()
     assert "| robust_error | coap | " in (folder / "figures" / "published.md").read_text()
+
+
+# ---- data that are not there ----
+
+
+def test_studies_without_their_data_are_named_and_left_out_of_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SIMULATOR_DATA", str(tmp_path))
+    image_data.loaded.cache_clear()
+    known = studies.STUDIES["images-cifar10"], studies.STUDIES["picture"]
+    assert [cli._has_files(study, "smoke", say_so=True) for study in known] == [False, True]
+    said = capsys.readouterr().err
+    assert said.startswith("left out: images-cifar10, since ")
+    assert "get it by simulator images fetch cifar10" in said
+    assert said.count("\n") == 1
+
+
+def test_a_named_study_without_its_data_stops_before_anything_runs(simulator, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMULATOR_DATA", "")  # put back afterwards: the option sets it
+    image_data.loaded.cache_clear()
+    code, printed, errors = simulator(
+        f"reproduce picture images-cifar10 --scale smoke --out {tmp_path} --data-dir {tmp_path}"
+    )
+    assert (code, printed) == (2, "")
+    assert "images fetch cifar10" in errors
+    assert not list(tmp_path.iterdir())
 
 
 # ---- everything that can be wrong ----

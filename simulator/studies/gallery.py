@@ -159,7 +159,7 @@ def _entry(study: Study, result: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-_NOTES = ("attack", "certified_by", "selection", "interval")
+_NOTES = ("files", "recipes", "coap_trained_by", "attack", "certified_by", "selection", "interval")
 
 
 def comparison(study: Study, result: xr.Dataset) -> pd.DataFrame:
