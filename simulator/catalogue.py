@@ -187,8 +187,8 @@ CATALOGUE = {
     ),
     **{
         f"images-{name}": Entry(
-            f"On {words} every certified defence has at the largest radius a larger robust error and a larger accuracy "
-            "discrepancy than adversarial training.",
+            f"On {words} every certified defence has a larger robust error and a larger accuracy discrepancy than "
+            "adversarial training at the largest radius at which that still errs less than by chance.",
             core=name == "quick",
             shows=(
                 "Two rows per data set, all against ε: standard error, robust error, accuracy discrepancy and "

@@ -83,7 +83,7 @@ _QUICK = {
     "defence": ("adversarial", "coap", "ibp"),
     "validation": 300,
     "test": 0,
-    "certify": ("crown-ibp",),
+    "certify": ("ibp", "coap"),
 }
 _PAPER = {"test": 0, "attack_steps": 100, "attack_starts": 5}
 _LARGE = {"defence": ("standard", "adversarial", "coap", "crown-ibp"), "certify": ("ibp", "crown-ibp")}
@@ -100,8 +100,8 @@ SCENES = (
         "images-quick",
         ("digits",),
         "handwritten digits of 8 × 8 pixels, l2 ball, in minutes",
-        {**_l2(0.5, 1.5), **_QUICK, **SHORT, "epochs": 20, "coap_epochs": 20, "trials": 3},
-        {**_l2(0.5, 1.5), **_QUICK, **SMALL, **_PAPER, "trials": 10},
+        {**_l2(0.25, 0.5), **_QUICK, **SHORT, "epochs": 20, "coap_epochs": 20, "trials": 3},
+        {**_l2(0.25, 0.5), **_QUICK, **SMALL, **_PAPER, "trials": 10},
         0.0,
     ),
     Scene(
