@@ -197,7 +197,7 @@ def verdict(result: xr.Dataset) -> Verdict:
 
 
 def _largest_radius(place: xr.Dataset) -> xr.Dataset | None:
-    """The largest radius at which adversarial training's mean robust error is below 1 - 1 / classes, if there is one."""
+    """The largest radius at which adversarial training's robust error is below 1 - 1 / classes, if there is any."""
     error, _, _ = trials.over_trials(place.sel(defence="adversarial"), "robust_error")
     better = np.flatnonzero(error.values < 1 - 1 / place.sizes["class"])
     return place.isel(epsilon=better[-1]) if better.size else None
