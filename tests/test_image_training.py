@@ -1,9 +1,11 @@
 """Training networks of images: augmentation, recipes, and that a training is the same however it is cut or spread."""
 
+import dataclasses
 import functools
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import sys
 
@@ -23,13 +25,15 @@ from simulator.image_training import (
     Progress,
     augmented,
     centred,
+    compiled,
     fit,
     mean_gradient,
     mean_loss,
+    needed_bytes,
     preset,
     spread,
 )
-from simulator.image_training.fit import validation_errors
+from simulator.image_training.fit import optimizer_of, stretch_of, validation_errors
 from simulator.threats import L2, LInf
 
 SHAPE = (1, 4, 4)
@@ -129,6 +133,32 @@ def test_impossible_recipes_say_so():
         preset("mnist", "trades")
     with pytest.raises(ValueError, match="batch is 5, but there are only 3 training images"):
         Preset(**good).steps(3)
+
+
+# ---- what a training would need ----
+
+
+def test_the_memory_of_a_training_is_known_before_it_runs():
+    needed = [
+        needed_bytes(compiled(network_of(jr.key(2)), L2(0.2), adversarial, PLAIN, SHAPE, examples))
+        for examples in (1000, 100_000)
+    ]
+    # Every further image is 16 bytes and a label of 4.
+    assert needed[1] - needed[0] >= 99_000 * (16 + 4)
+    assert 1000 * 20 < needed[0] < 10 * 1000 * 20 + 1_000_000
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_products_are_in_full_precision_unless_asked_otherwise(fast):
+    recipe = dataclasses.replace(PLAIN, fast_products=fast)
+    network, data = network_of(jr.key(2)), images_of(jr.key(0), 20)
+    memory = optimizer_of(recipe).init(network)
+    run = stretch_of(recipe, adversarial, SHAPE, data.levels)
+    parts = (jr.key(0), network, memory, jnp.zeros(()), L2(jnp.asarray(0.2)), data.images, data.labels)
+    program = run.lower(*parts, np.int32(0), np.int32(1)).as_text()
+    asked = re.findall(r"precision = \[(\w+), (\w+)\]", program)
+    assert asked
+    assert {one for pair in asked for one in pair} == ({"DEFAULT"} if fast else {"HIGHEST"})
 
 
 # ---- training ----
