@@ -473,10 +473,10 @@ def test_command_list(simulator):
 
 def test_command_fetch(simulator, server, monkeypatch, tmp_path):
     publish(server, monkeypatch, "mnist", idx_files(tmp_path))
-    code, printed, said = simulator(f"images fetch mnist --folder {tmp_path}/data")
+    code, printed, said = simulator(f"images fetch mnist --data-dir {tmp_path}/data")
     assert (code, printed) == (0, f"{tmp_path}/data/mnist\n")
     assert [line.split()[0] for line in said.splitlines()] == ["fetching"] * 4
-    assert simulator(f"images fetch mnist --folder {tmp_path}/data")[0] == 0
+    assert simulator(f"images fetch mnist --data-dir {tmp_path}/data")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -485,7 +485,7 @@ def test_command_fetch(simulator, server, monkeypatch, tmp_path):
         ("images fetch mnits", "did you mean mnist?"),
         ("images fetch digits", "ships with the package"),
         ("images fetch", "NAME"),
-        ("images fetch mnist --folder notes.txt", "notes.txt"),
+        ("images fetch mnist --data-dir notes.txt", "notes.txt"),
         ("images list --all", "--all"),
         ("images ftech", "ftech"),
     ],
