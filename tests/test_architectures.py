@@ -199,8 +199,8 @@ def test_options_reach_every_layer(float64):
     convolution = network.layers[0]
     assert {leaf.dtype for leaf in jax.tree.leaves(network)} == {jnp.dtype("float32")}
     assert not jnp.any(convolution.bias)
-    deviation = (2 * math.pi) ** 0.5 / 9
-    assert abs(float(jnp.std(convolution.kernel)) - deviation) < 5 * deviation / (2 * 72) ** 0.5
+    deviation = (2 * math.pi) ** 0.5 / 16
+    assert abs(float(jnp.std(convolution.kernel)) - deviation) < 5 * deviation / (2 * 128) ** 0.5
 
 
 def test_residual_networks_have_residual_layers_and_others_none():
