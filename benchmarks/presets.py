@@ -25,7 +25,7 @@ from simulator.studies.image_data import SHAPES, classes_of
 from simulator.studies.image_fits import NORMS, make_loss
 
 EXAMPLES = {"mnist": 60_000, "fashion-mnist": 60_000, "cifar10": 50_000, "tiny-imagenet": 100_000}
-STUDY = {name: f"images-{name.removesuffix('-mnist') if name != 'mnist' else name}" for name in EXAMPLES}
+STUDY = {name: f"images-{name.removesuffix('-mnist')}" for name in EXAMPLES}
 
 
 def measured(data: str, defence: str) -> dict:

@@ -23,10 +23,7 @@ def compiled(
     *,
     at_once: int = 0,
 ) -> Any:
-    """The compiled steps of a training on `examples` images of bytes of the network's shape; nothing is run.
-
-    Of the arguments only shapes and types count: the network and the threat may hold `jax.ShapeDtypeStruct`s.
-    """
+    """The compiled steps of a training on `examples` images of bytes of the network's shape; nothing is run."""
     dtype = jnp.result_type(float)
 
     def described(tree):

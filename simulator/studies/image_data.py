@@ -110,7 +110,7 @@ def _planted(settings: Any, name: str, key: PRNGKeyArray, count: int) -> Data:
 
     train, validation = drawn(0, count or 1000)[0], drawn(1, settings.validation)[0]
     test, towards = drawn(2, settings.test or 1000)
-    drawn_by = (shape, count, settings.validation, settings.test, settings.margin, settings.noise, _words(key))
+    drawn_by = (shape, count, settings.validation, settings.margin, settings.noise, _words(key))
     return Data("planted", train, validation, test, 2, shape, None, {"planted": towards}, str(drawn_by))
 
 

@@ -39,10 +39,10 @@ WEIGHTS = 1
 UNBOUNDED = ("standard", "adversarial")
 """The defences that train by no bound, whose products may be in the accelerator's fast format."""
 
-
 AT_ONCE = {"standard": 0, "adversarial": 32, "ibp": 32, "fast-ibp": 32}
-"""Examples of a processor's core whose gradients are computed together, where it was measured; a defence that is not
-here carries rows of a bound and gets `ROWS_AT_ONCE`.  Of 1 to 50, these were the fastest."""
+"""Examples of a processor's core whose gradients are computed together, 0 for all; a defence that is not here carries
+rows of a bound and gets `ROWS_AT_ONCE`.  What they save is in `benchmarks/README.md`; standard training, FAST-IBP and
+the defences with both an attack and a bound were not measured, and go with those that they are like."""
 ROWS_AT_ONCE = 8
 
 

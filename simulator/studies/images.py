@@ -120,14 +120,25 @@ def _variables(settings: ImagesSettings, name: str) -> list[tuple[str, str]]:
 def run(
     settings: ImagesSettings, coords: sweep.Coords, key: PRNGKeyArray, around: sweep.Surroundings
 ) -> dict[str, Any]:
-    """One cell: draw or load the images, train, select the epoch, and examine the network."""
+    """One cell: draw or load the images, train, select the epoch, and examine the network.
+
+    Accelerators round matrix products to fewer digits unless told not to, and a bound must not.
+    """
+    with jax.default_matmul_precision("highest"):
+        return _examined(settings, coords, key, around)
+
+
+def _examined(
+    settings: ImagesSettings, coords: sweep.Coords, key: PRNGKeyArray, around: sweep.Surroundings
+) -> dict[str, Any]:
     data_key, fit_key, test_key = jr.split(key, 3)
     defence = coords["defence"]
     data = data_of(settings, coords["images"], data_key, settings.train_of(defence))
     threat = image_fits.NORMS[settings.norm](coords["epsilon"])
     directions = dict(data.directions)
     if settings.reference:
-        whole = data_of(settings, coords["images"], data_key, settings.train)
+        fewer = settings.train_of(defence) != settings.train
+        whole = data_of(settings, coords["images"], data_key, settings.train) if fewer else data
         directions["reference"] = image_fits.reference(settings, fit_key, whole, around)
     fit = image_fits.trained(settings, fit_key, data, defence, threat, around)
     found = image_evaluation.evaluate(
