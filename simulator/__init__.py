@@ -14,6 +14,7 @@ __all__ = [
     "catalogue",
     "cluster",
     "data",
+    "defences",
     "gap",
     "image_evaluation",
     "image_training",

@@ -15,6 +15,10 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(version("simulator"))
         return 0
+    if arguments[:1] == ["explore"]:
+        from simulator.explorer import command
+
+        return command.main(arguments)
     from simulator import cli
 
     return cli.main(arguments)

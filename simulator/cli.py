@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 import cyclopts
 import jax
-import platformdirs
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
 from simulator import catalogue, explorer, images, plots, store, studies
 from simulator.console import console_report
+from simulator.startup import fail, keep_compiled_programs, one_sentence
 from simulator.studies import GridError, Settings, SettingsError, Study
 
 app = App(
@@ -30,9 +30,6 @@ run_app = App(name="run", help="Run a study into OUT/STUDY.zarr, or a study of y
 app.command(run_app)
 images_app = App(name="images", help="Data sets of images: list the known ones, fetch one.")
 app.command(images_app)
-
-CACHE_BYTES = 2 * 10**9
-"""What the compiled programs of past runs may take on disk; the least used are dropped."""
 
 REFUSALS = (SettingsError, GridError, store.StoreError, studies.ClusterError, images.ImageDataError)
 
@@ -264,18 +261,7 @@ def _print_comparison(tables: list) -> None:
     Console(width=160).print(shown)
 
 
-@app.command
-def explore(*, port: int = 2718, browser: bool = True) -> None:
-    """Open the explorer in the browser: defences side by side, trained again whenever a control moves.
-
-    Parameters
-    ----------
-    port
-        Of this machine, which nobody else can reach; 0 is any free one.
-    browser
-        Whether to open a browser at it.
-    """
-    explorer.serve(port, browser, lambda address: print(f"explorer at {address}; Ctrl-C ends it", flush=True))
+app.command(explorer.explore)
 
 
 @images_app.command(name="list")
@@ -297,36 +283,11 @@ def fetch_images(name: str, /, *, data_dir: Path | None = None) -> None:
     print(images.fetch(name, data_dir, lambda sentence: print(sentence, file=sys.stderr, flush=True)))
 
 
-def _one_sentence(error: cyclopts.CycloptsError) -> str:
-    return " ".join(str(error).split())
-
-
-def _fail(sentence: str, code: int = 2) -> int:
-    print(f"simulator: {sentence}", file=sys.stderr)
-    return code
-
-
-def _keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs in the user's cache folder, unless the user has said where or cannot have one."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is not None:
-        return
-    folder = platformdirs.user_cache_path("simulator") / "programs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    if os.access(folder, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-
-
 def _prepare(arguments: list[str]) -> None:
     """One virtual device per core, and the commands of the studies, including one of the user's own."""
     if getattr(jax.config, "jax_num_cpu_devices", None) != studies.cores():
         jax.config.update("jax_num_cpu_devices", studies.cores())
-    _keep_compiled_programs()
+    keep_compiled_programs()
     for name, study in studies.STUDIES.items():
         _add(study, name)
     if len(arguments) > 1 and arguments[0] == "run" and not arguments[1].startswith("-"):
@@ -342,16 +303,16 @@ def main(arguments: list[str] | None = None) -> int:
         _prepare(arguments)
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
-        return _fail(_one_sentence(error))
+        return fail(one_sentence(error))
     except (*REFUSALS, explorer.ExplorerError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     except BrokenPipeError:  # the reader of our output has left: nothing to tell it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the interpreter to flush into at its exit
         return 0
     except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        return fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     except studies.Stopped as stopped:
-        return _fail(f"{stopped}: the same command continues from there", 130)
+        return fail(f"{stopped}: the same command continues from there", 130)
     except KeyboardInterrupt:
-        return _fail("interrupted; every finished chunk is saved, and the same command continues from there", 130)
+        return fail("interrupted; every finished chunk is saved, and the same command continues from there", 130)
     return 0

@@ -74,8 +74,9 @@ def perturbations(
 
 def examine(
     key: PRNGKeyArray, network: Network, task: Task, threat: Threat, x: Float[Array, " d"], y: Int[Array, ""], attack
-) -> dict[str, Float[Array, ""]]:
-    """Everything `evaluate` averages, at one example; alignments come with a 0/1 weight `*_defined`."""
+) -> tuple[dict[str, Float[Array, ""]], dict[str, Float[Array, " d"]]]:
+    """Everything `evaluate` averages, at one example, and its `perturbations`; alignments come with a 0/1 weight
+    `*_defined`."""
     signal = task.signal(x, y)
     here, k = threat.at(x, signal), label(y)
     deltas, found, dual = perturbations(key, network, here, x, k, attack)
@@ -100,7 +101,7 @@ def examine(
         result[f"alignment_{name}_defined"] = defined
         if name != "gradient":
             result[f"signal_share_{name}"] = jnp.where(defined, signal @ delta / jnp.where(radius > 0, radius, 1), 0)
-    return {name: jnp.asarray(value).astype(x.dtype) for name, value in result.items()}
+    return {name: jnp.asarray(value).astype(x.dtype) for name, value in result.items()}, deltas
 
 
 def evaluate(
@@ -146,8 +147,8 @@ def examine_all(
     y: Int[Array, " n"],
     attack: KeyedAttack,
 ) -> dict[str, Float[Array, " n"]]:
-    """`examine` for every one of the given examples, such as the training set."""
-    each = jax.vmap(lambda k, x, y: examine(k, network, task, threat, x, y, attack))
+    """The values of `examine` for every one of the given examples, such as the training set."""
+    each = jax.vmap(lambda k, x, y: examine(k, network, task, threat, x, y, attack)[0])
     return each(jr.split(key, x.shape[0]), x, y)
 
 

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "bounds": {"networks", "threats"},
     "attacks": {"networks", "threats"},
     "losses": {"bounds", "attacks", "networks", "threats"},
+    "defences": {"attacks", "losses"},
     "metrics": {"bounds", "attacks", "networks", "threats", "data"},
     "train": {"data", "networks", "losses", "threats", "metrics"},
     "gap": {"bounds", "attacks", "networks", "threats", "losses"},
@@ -37,15 +38,16 @@ MAY_IMPORT = {
     "sweep": set(),
     "cluster": set(),
     "plots": {"trials"},
-    "studies": MODULES - {"cli", "console", "explorer"},
-    # The other bridge: defences of the studies, trained live, and a figure of its own.
-    "explorer": {"attacks", "data", "metrics", "networks", "plots", "studies", "threats", "train"},
+    "studies": MODULES - {"cli", "console", "explorer", "startup"},
+    # The other bridge: defences trained live, and a figure of its own.
+    "explorer": {"attacks", "data", "defences", "metrics", "networks", "startup", "threats", "train", "plots"},
     "catalogue": set(),
     "__init__": set(),
-    "__main__": {"catalogue", "cli"},
+    "__main__": {"catalogue", "cli", "explorer"},
+    "startup": set(),
     # Besides these only the error a grid raises, to print it.
     "console": {"studies"},
-    "cli": {"catalogue", "console", "explorer", "images", "studies", "store", "plots", "sweep"},
+    "cli": {"catalogue", "console", "explorer", "images", "startup", "studies", "store", "plots", "sweep"},
 }
 HOME = {
     "matplotlib": {"plots"},
@@ -55,7 +57,8 @@ HOME = {
     "orbax": {"image_training"},
     **{library: {"explorer"} for library in ("marimo", "uvicorn")},
     **{library: {"images"} for library in ("pooch", "PIL", "requests", "tarfile")},
-    **{library: {"cli"} for library in ("cyclopts", "argparse", "tomllib")},
+    "cyclopts": {"cli", "explorer", "startup"},
+    **{library: {"cli"} for library in ("argparse", "tomllib")},
     "rich": {"cli", "console"},
 }
 

@@ -123,7 +123,7 @@ def test_a_choice_changes_picture_and_numbers_and_compiles_nothing(opened, label
 def test_a_new_dimension_says_that_it_was_compiled(opened):
     page = opened[0]
     after, _ = moved(page, "dimension")
-    assert "compiled for this d and width before" in after[2]
+    assert "waited for compiling before" in after[2]
     assert "plane through the origin" in after[2]
 
 

@@ -54,7 +54,7 @@ STUDY = Study("toy", "Errors grow.", dict.fromkeys(SCALES, SMALL), grid, cell, f
 def settings_of_this_process(monkeypatch):
     """JAX has started with the devices of conftest.py, and cannot take another number; precision is put back."""
     monkeypatch.setattr(studies, "cores", lambda: 2)
-    monkeypatch.setattr(cli, "_keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
     yield
     jax.config.update("jax_enable_x64", False)
 
@@ -85,7 +85,7 @@ def finished(tmp_path_factory):
     (out / "mine.py").write_text(TOY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(studies, "cores", lambda: 2)
-        patch.setattr(cli, "_keep_compiled_programs", lambda: None)
+        patch.setattr(cli, "keep_compiled_programs", lambda: None)
         assert cli.main(["run", f"{out}/mine.py:STUDY", "--out", str(out)]) == 0
     return out
 

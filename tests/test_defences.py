@@ -8,7 +8,7 @@ import pytest
 from programs import quick_jit
 
 from simulator import attacks, data, losses, networks, span, threats, train
-from simulator.studies.defences import DEFENCES, TABLE, loss_of, without_warmup
+from simulator.defences import DEFENCES, TABLE, loss_of, without_warmup
 from simulator.studies.protocol import training_attack
 
 RADII = 4

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from programs import quick_jit
 
-from simulator import cli, explorer, plots
-from simulator.explorer import live, server
-from simulator.explorer.live import TEST_EXAMPLES, Scalars
-from simulator.studies.defences import DEFENCES
+from simulator import explorer, plots
+from simulator.defences import DEFENCES
+from simulator.explorer import command, live, programs, server
+from simulator.explorer.programs import TEST_EXAMPLES, Scalars
 
 START = explorer.Controls()
 # Every control but the shapes, moved somewhere else, and then several at once.
@@ -35,7 +35,8 @@ MOVES = (
 def compiled():
     """Programs for the shape of the start, compiled once for all tests."""
     one = explorer.Live()
-    one.programs(START.shape)
+    for program in one.begin(START.shape):
+        program.result()
     return one
 
 
@@ -71,7 +72,7 @@ def test_every_control_has_limits_and_a_label():
 @pytest.mark.parametrize("move", MOVES)
 def test_arguments_have_the_same_types_at_every_setting(move):
     """What a compiled program is given may not differ in type, or it would refuse it."""
-    base, moved = (Scalars.of(dataclasses.replace(START, **one), "ibp") for one in ({}, move))
+    base, moved = (Scalars.of(dataclasses.replace(START, **one)) for one in ({}, move))
     assert [type(value) for value in base] == [type(value) for value in moved]
     assert dataclasses.replace(START, **move).shape == START.shape
 
@@ -79,8 +80,8 @@ def test_arguments_have_the_same_types_at_every_setting(move):
 @pytest.mark.parametrize("task", explorer.CHOICES["task"])
 @pytest.mark.parametrize("dim", [2, 3, 20])
 def test_the_plane_holds_the_example_shown_and_the_signal_there(task, dim):
-    at = Scalars.of(dataclasses.replace(START, task=task, dim=dim, n=10), "coap")
-    made = quick_jit(lambda at: live.problem(explorer.Shape(dim, 10), at))(at)
+    at = Scalars.of(dataclasses.replace(START, task=task, dim=dim, n=10))
+    made = quick_jit(lambda at: programs.problem(explorer.Shape(dim, 10), at))(at)
     plane, shown = np.asarray(made.plane), int(made.shown)
     np.testing.assert_allclose(plane @ plane.T, np.eye(2), atol=1e-5)
     assert made.y[shown] == -1
@@ -104,39 +105,41 @@ def test_no_slider_but_those_of_shapes_compiles_anything(compiled, started):
     jax.monitoring.register_event_duration_secs_listener(lambda event, seconds, **_: seen.append(event))
     for move in MOVES:
         answer = compiled.answer(dataclasses.replace(START, **move))
-        assert answer.attrs["compile_seconds"] == 0
+        assert answer.compile_seconds == 0
     assert not [event for event in seen if "compile" in event]
     # The listener hears: a new shape is another program.
     jax.jit(lambda x: x + 1)(np.float32(1))
     assert [event for event in seen if "compile" in event]
-    assert list(compiled.compiled) == [START.shape]
+    assert compiled.ready(START)
+    assert not compiled.ready(dataclasses.replace(START, width=10))
 
 
 @pytest.mark.slow
 @pytest.mark.ci
 def test_errors_are_in_order_and_what_the_picture_says(compiled, started):
     for one in (started, compiled.answer(dataclasses.replace(START, threat="l∞ box", left="standard", right="ibp"))):
-        for name in ("standard_error", "robust_error", "certified_error"):
-            assert ((one[name] >= 0) & (one[name] <= 1)).all()
+        for _, side in one.sides:
+            errors = np.array([side[name] for name in ("standard_error", "robust_error", "certified_error")])
+            assert (errors >= 0).all()
+            assert (errors <= 1).all()
             # A share of the test examples.
-            np.testing.assert_allclose(one[name] * TEST_EXAMPLES, np.round(one[name] * TEST_EXAMPLES), atol=1e-3)
-        assert (one["standard_error"] <= one["robust_error"]).all()
-        assert (one["robust_error"] <= one["certified_error"]).all()
-        assert f"{float(one['robust_error'][1]):.3f}" in explorer.numbers(one)
-    assert list(started["defence"].values) == ["adversarial", "coap"]
+            np.testing.assert_allclose(errors * TEST_EXAMPLES, np.round(errors * TEST_EXAMPLES), atol=1e-3)
+            assert (np.diff(errors) >= 0).all()
+            assert f"{errors[1]:.3f}" in explorer.numbers(one)
+    assert [name for name, _ in started.sides] == ["adversarial", "coap"]
     # Certified training does what it is for, and pays for it, at the setting the page opens with.
-    assert started["certified_error"][1] < started["certified_error"][0]
-    assert started["robust_error"][1] > started["robust_error"][0] + 0.1
+    assert started.right["certified_error"] < started.left["certified_error"]
+    assert started.right["robust_error"] > started.left["robust_error"] + 0.1
 
 
 @pytest.mark.slow
 @pytest.mark.ci
 def test_examples_without_weight_change_nothing(compiled):
     """A training set of n, and the same of which others were drawn besides: the data that are shown are the first n."""
-    few, many = (compiled.answer(dataclasses.replace(START, n=n)) for n in (20, 200))
+    few, many = (compiled.answer(dataclasses.replace(START, n=n)).left for n in (20, 200))
     np.testing.assert_array_equal(few["x"], many["x"][:20])
     assert few["x"].shape == (20, 2)
-    assert (few["loss"][:, -1] < many["loss"][:, -1]).any()
+    assert few["loss"][-1] < many["loss"][-1]
 
 
 @pytest.mark.slow
@@ -145,9 +148,9 @@ def test_examples_without_weight_change_nothing(compiled):
 def test_perturbations_and_the_outline_are_of_the_set(compiled, threat):
     epsilon = 0.7
     one = compiled.answer(dataclasses.replace(START, threat=threat, epsilon=epsilon))
-    signal, drawn = one["signal"].values, {name: one[name].values for name in ("outline",)}
-    drawn |= {"attack": one["attack"].values[:, 0], "dual": one["dual"].values[:, 0]}
-    for delta in drawn.values():
+    signal, outline = one.left["signal"], one.left["outline"]
+    perturbations = [np.stack([side[name][0] for _, side in one.sides]) for name in ("attack", "dual")]
+    for delta in (outline, *perturbations):
         along = delta @ signal
         across = np.linalg.norm(delta - along[:, None] * signal, axis=1)
         reach = {
@@ -158,7 +161,12 @@ def test_perturbations_and_the_outline_are_of_the_set(compiled, threat):
         }[threat]
         # Rounding of a unit vector is amplified where nothing at all is allowed.
         assert (reach <= epsilon * (1 + 1e-2)).all()
-    np.testing.assert_allclose(np.abs(drawn["outline"] @ np.eye(2)).max(), epsilon, rtol=0.3)
+    np.testing.assert_allclose(np.abs(outline @ np.eye(2)).max(), epsilon, rtol=0.3)
+
+
+def pictured(answer):
+    at = answer.controls
+    return plots.explorer(answer.sides, answer.epochs, reach=at.reach, truth=at.truth)
 
 
 @pytest.mark.slow
@@ -166,11 +174,12 @@ def test_perturbations_and_the_outline_are_of_the_set(compiled, threat):
 def test_the_picture_shows_every_answer(compiled, started):
     """Also of a training that diverged, and of a set with nothing in it."""
     empty = compiled.answer(dataclasses.replace(START, epsilon=0.0))
-    failed = started.assign(diverged=~started["diverged"], loss=started["loss"] * np.nan)
+    left, right = ({**side, "diverged": True, "loss": side["loss"] * np.nan} for _, side in started.sides)
+    failed = dataclasses.replace(started, left=left, right=right)
     for one in (started, empty, failed):
-        picture = plots.png(plots.explorer(one), dpi=40)
+        picture = plots.png(pictured(one), dpi=40)
         assert picture.startswith(b"\x89PNG")
-    titles = [axes.get_title() for axes in plots.explorer(failed).axes[:2]]
+    titles = [axes.get_title() for axes in pictured(failed).axes[:2]]
     assert titles == ["training diverged"] * 2
     assert "Training diverged" in explorer.status(failed)
     assert "nothing was compiled" in explorer.status(empty)
@@ -188,15 +197,19 @@ def test_the_page_runs_and_shows_the_answer(compiled, monkeypatch):
     assert set(defined["controls"].elements) == {field.name for field in dataclasses.fields(explorer.Controls)}
     assert explorer.Controls(**defined["controls"].value) == START
     shown = "".join(output.text for output in outputs if hasattr(output, "text"))
-    assert f"{float(defined['result']['robust_error'][1]):.3f}" in shown
+    assert f"{defined['result'].right['robust_error']:.3f}" in shown
     assert "nothing was compiled" in shown
 
 
-def test_what_is_announced_before_an_answer():
+def test_what_is_announced_before_an_answer(monkeypatch):
+    monkeypatch.setattr(live, "compiled", lambda shape, name: print)
     fresh = explorer.Live()
     assert explorer.announcement(fresh, START) == "compiling for d = 2 and 100 hidden neurons, once; then training"
-    fresh.compiled[START.shape] = 1.0
+    for program in fresh.begin(START.shape, live.needed(START)):
+        program.result()
     assert explorer.announcement(fresh, START) == "training"
+    other = dataclasses.replace(START, right="ibp")
+    assert explorer.announcement(fresh, other).startswith("compiling")
 
 
 # ---- starting it ----
@@ -204,20 +217,20 @@ def test_what_is_announced_before_an_answer():
 
 def test_without_the_extra_it_is_refused_in_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(cli, "_prepare", lambda arguments: None)
-    assert cli.main(["explore", "--no-browser"]) == 2
+    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
+    assert command.main(["explore", "--no-browser"]) == 2
     said = capsys.readouterr().err
     assert said == "simulator: the explorer needs marimo, which is not installed: pip install 'simulator[explorer]'\n"
 
 
 @pytest.mark.parametrize("port", [-1, 70000, "taken"])
 def test_a_port_that_cannot_be_had_is_refused(capsys, monkeypatch, port):
-    monkeypatch.setattr(cli, "_prepare", lambda arguments: None)
+    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         given = other.getsockname()[1] if port == "taken" else port
-        assert cli.main(["explore", "--no-browser", f"--port={given}"]) == 2
+        assert command.main(["explore", "--no-browser", f"--port={given}"]) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(rf"simulator: port {given} cannot be had \([^\n]+\): give another --port[^\n]+\n", said)
 

@@ -11,8 +11,7 @@ import pytest
 from programs import quick_jit
 from test_images import some, write_idx
 
-from simulator import attacks, bounds, cli, images, losses, networks, store, studies, threats, train
-from simulator.studies import defences
+from simulator import attacks, bounds, cli, defences, images, losses, networks, store, studies, threats, train
 
 FOLDER = Path(__file__).parent.parent / "docs" / "how_to"
 FILES = sorted(FOLDER.glob("*.py"))
@@ -143,7 +142,7 @@ def test_a_task(load):
 @pytest.mark.parametrize("name", ["defence", "study"])
 def test_a_study_of_the_users_runs(load, tmp_path, monkeypatch, name):
     monkeypatch.setattr(studies, "cores", lambda: 2)
-    monkeypatch.setattr(cli, "_keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
     file = f"{FOLDER / name}.py:STUDY"
     assert cli.main(["reproduce", file, "--scale", "smoke", "--out", f"{tmp_path}", "--figures", f"{tmp_path}/g"]) == 0
     study = load(name).STUDY

@@ -12,7 +12,7 @@ from test_losses import DIM, examples, over_examples, random_network
 from test_threats import THREATS, frame, members, outside
 
 from simulator import attacks, bounds, losses, networks, threats
-from simulator.studies.defences import DEFENCES, TABLE, loss_of
+from simulator.defences import DEFENCES, TABLE, loss_of
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from simulator import bounds, image_evaluation, images, store, studies, sweep, trials
-from simulator.studies import STUDIES, defences, image_data
+from simulator import bounds, defences, image_evaluation, images, store, studies, sweep, trials
+from simulator.studies import STUDIES, image_data
 
 THEORY = ("theory-directed", "theory-l2", "share-along-signal", "theory-interpolation", "one-neuron", "asymptotics")
 """Studies of theory under a simulation; the others train and compare defences, and measure all there is to measure."""

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from simulator import losses
-from simulator.studies import STUDIES, defences
+from simulator import defences, losses
+from simulator.studies import STUDIES
 
 defences.TABLE["half-way"] = defences.Defence(
     loss=lambda attack: losses.mix(losses.attacked(attack), losses.certified("coap"), 0.5),

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import jax
 
-from simulator import data, metrics, networks, plots, studies, sweep, threats, train, trials
-from simulator.studies import defences, protocol, setting
+from simulator import data, defences, metrics, networks, plots, studies, sweep, threats, train, trials
+from simulator.studies import protocol, setting
 
 
 @dataclass(frozen=True, kw_only=True)

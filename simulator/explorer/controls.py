@@ -1,12 +1,13 @@
 """What can be set in the explorer, and within which limits."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from simulator import threats
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
-from simulator.studies.defences import DEFENCES
+from simulator.defences import DEFENCES
 
 MOST_EXAMPLES = 200
 """Training examples a program has room for; those beyond `Controls.n` have no weight."""
@@ -69,6 +70,21 @@ class Controls:
     def shape(self) -> Shape:
         """What decides which programs serve this setting."""
         return Shape(self.dim, self.width)
+
+    @property
+    def reach(self) -> float:
+        """Half the side of the drawn square: all data, and the set of perturbations at them."""
+        if self.task == "concentric spheres":
+            largest = INNER + self.margin
+        else:
+            # The example shown lies in the plane, as far across as its noise is long.
+            largest = max(self.margin, NOISE * max(2.5, 1.2 * (self.dim - 1) ** 0.5))
+        return round(1.15 * largest + 0.4 * self.epsilon, 3)
+
+    @property
+    def truth(self) -> float:
+        """The radius of the true boundary; infinite where it is the line u = 0."""
+        return INNER + self.margin / 2 if self.task == "concentric spheres" else math.inf
 
 
 CHOICES: dict[str, tuple] = {

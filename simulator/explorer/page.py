@@ -61,9 +61,13 @@ def _(controls, explorer, mo, plots, result):
     _names = list(controls.elements)
     _live = mo.vstack([controls.elements[name] for name in _names[:8]])
     _shapes = mo.vstack([mo.md(explorer.RECOMPILES), *(controls.elements[name] for name in _names[8:])])
-    _image = mo.image(plots.png(plots.explorer(result)), alt=explorer.description(result), width="100%")
+    _at = result.controls
+    _figure = plots.explorer(result.sides, result.epochs, reach=_at.reach, truth=_at.truth)
+    _image = mo.image(plots.png(_figure), alt=explorer.description(result), width="100%")
     _left = mo.vstack([mo.md("## Why certified training can hurt"), _live, _shapes], gap=1)
     _right = mo.vstack([_image, mo.md(explorer.numbers(result)), mo.md(explorer.status(result))])
+    # The picture first; then what the other choices need.
+    explorer.shared().begin(result.controls.shape)
     mo.hstack([_left, _right], widths=[1, 3], gap=2, align="start")
     return
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from simulator.explorer.controls import Controls
-from simulator.explorer.live import shared
+from simulator.explorer.live import needed, shared
 
 HOST = "127.0.0.1"
 """Nobody else's machine can reach the page."""
@@ -33,7 +33,7 @@ def serve(port: int, browser: bool, say: Callable[[str], None]) -> None:
     if importlib.util.find_spec("marimo") is None:
         raise ExplorerError("the explorer needs marimo, which is not installed: pip install 'simulator[explorer]'")
     with _listening(port) as listener:
-        threading.Thread(target=lambda: shared().programs(Controls().shape), daemon=True).start()
+        shared().begin(Controls().shape, needed(Controls()))
         address = f"http://{HOST}:{listener.getsockname()[1]}"
         say(address)
         if browser:
@@ -61,6 +61,8 @@ def _run(listener: socket.socket) -> None:
     import uvicorn
 
     page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(PAGE)).build()
+    # The page imports it too: while the browser loads the page there is time.
+    threading.Thread(target=importlib.import_module, args=("simulator.plots",), daemon=True).start()
     server = uvicorn.Server(uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1))
     with suppress(KeyboardInterrupt):  # how a user ends it
         server.run(sockets=[listener])

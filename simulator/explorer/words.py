@@ -1,9 +1,8 @@
 """What the page of the explorer says."""
 
-import xarray as xr
-
 from simulator.explorer.controls import MOST_EXAMPLES, Controls
-from simulator.explorer.live import ATTACK_STEPS, EPOCHS, TEST_EXAMPLES, Live
+from simulator.explorer.live import Answer, Live
+from simulator.explorer.programs import ATTACK_STEPS, EPOCHS, TEST_EXAMPLES
 
 LABELS = {
     "task": "data",
@@ -21,7 +20,7 @@ LABELS = {
 
 RECOMPILES = (
     f"These two change the shapes of arrays: at a new value programs are compiled first, which takes seconds. "
-    f"The ones above never compile anything (n has room for {MOST_EXAMPLES})."
+    f"The ones above compile nothing once the page is some seconds old (n has room for {MOST_EXAMPLES})."
 )
 
 ROWS = {
@@ -36,27 +35,25 @@ ROWS = {
 """Variable -> what its row of the table is called."""
 
 
-def numbers(result: xr.Dataset) -> str:
+def numbers(answer: Answer) -> str:
     """The table of both defences, in Markdown."""
-    names = [str(name) for name in result["defence"].values]
-    lines = [f"| | {names[0]} | {names[1]} |", "|---|---|---|"]
+    lines = [f"| | {answer.controls.left} | {answer.controls.right} |", "|---|---|---|"]
     for variable, label in ROWS.items():
-        values = " | ".join(f"{float(value):.3f}" for value in result[variable].values)
+        values = " | ".join(f"{side[variable]:.3f}" for _, side in answer.sides)
         lines.append(f"| {label} | {values} |")
     return "\n".join(lines)
 
 
-def status(result: xr.Dataset) -> str:
+def status(answer: Answer) -> str:
     """How the numbers were obtained, and how long it took."""
-    diverged = [str(name) for name, one in zip(result["defence"].values, result["diverged"].values, strict=True) if one]
-    compiled = result.attrs["compile_seconds"]
+    diverged = [name for name, side in answer.sides if side["diverged"]]
+    waited = answer.compile_seconds
     parts = [
-        f"Trained {EPOCHS} epochs and measured on {TEST_EXAMPLES} fresh examples, twice, in "
-        f"{result.attrs['seconds']:.2f} s; "
-        + (f"compiled for this d and width before, in {compiled:.1f} s." if compiled else "nothing was compiled."),
+        f"Trained {EPOCHS} epochs and measured on {TEST_EXAMPLES} fresh examples, twice, in {answer.seconds:.2f} s; "
+        + (f"waited for compiling before, {waited:.1f} s." if waited else "nothing was compiled."),
         *(["**Training diverged**: " + ", ".join(diverged) + "."] if diverged else []),
     ]
-    if result.attrs["dim"] > 2:
+    if answer.controls.dim > 2:
         parts.append(
             "The picture is the plane through the origin, the example shown and the signal (linear data) or an example "
             "of the other class (spheres); everything else is projected onto it."
@@ -64,19 +61,18 @@ def status(result: xr.Dataset) -> str:
     return " ".join(parts)
 
 
-def description(result: xr.Dataset) -> str:
+def description(answer: Answer) -> str:
     """What the picture shows, for those who cannot see it."""
-    at = result.attrs
-    names = " and ".join(str(name) for name in result["defence"].values)
+    at = answer.controls
     errors = ", ".join(
-        f"{name.replace('_', ' ')} {' and '.join(f'{float(value):.2f}' for value in result[name].values)}"
+        f"{name.replace('_', ' ')} {' and '.join(f'{side[name]:.2f}' for _, side in answer.sides)}"
         for name in ("standard_error", "robust_error", "certified_error")
     )
-    return f"Regions learnt by {names} on {at['task']}, {at['threat']} of radius {at['epsilon']:g}: {errors}"
+    return f"Regions learnt by {at.left} and {at.right} on {at.task}, {at.threat} of radius {at.epsilon:g}: {errors}"
 
 
 def announcement(live: Live, controls: Controls) -> str:
     """What is said while an answer is computed."""
-    if controls.shape in live.compiled:
+    if live.ready(controls):
         return "training"
     return f"compiling for d = {controls.dim} and {controls.width} hidden neurons, once; then training"

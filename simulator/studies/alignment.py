@@ -9,8 +9,8 @@ import xarray as xr
 
 from simulator import metrics, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
+from simulator.defences import DEFENCES
 from simulator.studies import protocol, two_tasks
-from simulator.studies.defences import DEFENCES
 from simulator.studies.settings import SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
 from simulator.studies.two_tasks import THESIS, THESIS_TRIALS, TwoTasksSettings

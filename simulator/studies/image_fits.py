@@ -23,10 +23,10 @@ from filelock import FileLock
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import image_evaluation, image_training, losses, networks, sweep
+from simulator.defences import TABLE, loss_of
 from simulator.image_training import ImageFit, Preset
 from simulator.losses import Loss, Schedule
 from simulator.studies import protocol
-from simulator.studies.defences import TABLE, loss_of
 from simulator.studies.image_data import Data
 from simulator.studies.settings import SettingsError
 from simulator.threats import L2, LInf, Threat

@@ -10,8 +10,8 @@ import xarray as xr
 
 from simulator import plots, sweep, trials
 from simulator.catalogue import CATALOGUE
+from simulator.defences import DEFENCES
 from simulator.studies import prediction, protocol, two_tasks
-from simulator.studies.defences import DEFENCES
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
 from simulator.studies.study import Published, Study, Verdict

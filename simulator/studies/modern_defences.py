@@ -9,8 +9,8 @@ import xarray as xr
 
 from simulator import plots, span, sweep, trials
 from simulator.catalogue import CATALOGUE
+from simulator.defences import MIXTURES
 from simulator.studies import protocol, two_tasks
-from simulator.studies.defences import MIXTURES
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
 from simulator.studies.study import Study, Verdict

@@ -16,8 +16,8 @@ import xarray as xr
 from simulator import metrics, networks, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
+from simulator.defences import loss_of, without_warmup
 from simulator.studies import protocol
-from simulator.studies.defences import loss_of, without_warmup
 from simulator.studies.protocol import PAIR, Evaluation
 from simulator.studies.settings import SettingsError, setting
 from simulator.studies.study import Study, Verdict

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from simulator import attacks, metrics, networks, sweep, train
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
-from simulator.studies.defences import loss_of, without_warmup
+from simulator.defences import loss_of, without_warmup
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.threats import L2
 

@@ -11,9 +11,9 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from simulator import attacks, bounds, metrics, networks, span, train, trials
+from simulator.defences import loss_of, without_warmup
 from simulator.losses import Loss, Schedule
 from simulator.networks import Network
-from simulator.studies.defences import loss_of, without_warmup
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Verdict
 from simulator.threats import Threat

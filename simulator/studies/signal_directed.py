@@ -11,8 +11,8 @@ import xarray as xr
 from simulator import attacks, metrics, networks, plots, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
+from simulator.defences import loss_of, without_warmup
 from simulator.studies import prediction, protocol
-from simulator.studies.defences import loss_of, without_warmup
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
 from simulator.studies.two_tasks import THESIS_TRIALS

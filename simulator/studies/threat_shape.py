@@ -10,8 +10,8 @@ import xarray as xr
 
 from simulator import plots, span, sweep, trials
 from simulator.catalogue import CATALOGUE
+from simulator.defences import DEFENCES
 from simulator.studies import protocol, two_tasks
-from simulator.studies.defences import DEFENCES
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import SettingsError, setting
 from simulator.studies.study import Study, Verdict
