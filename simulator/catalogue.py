@@ -191,10 +191,10 @@ CATALOGUE = {
             "adversarial training at the largest radius at which that still errs less than by chance.",
             core=name == "quick",
             shows=(
-                "Two rows per data set, all against ε: standard error, robust error, accuracy discrepancy and "
-                "certified error; cosines of attack and dual vector with the signal or what stands for it, and "
-                "robust error minus AT's. One curve per defence with a band of one standard error; open markers: "
-                "published values."
+                "A panel for each of these against ε, and rows for several data sets: standard error, robust error, "
+                "accuracy discrepancy and certified error; cosines of attack and dual vector with the signal or what "
+                "stands for it, and robust error minus AT's. One curve per defence with a band of one standard error; "
+                "open markers: published values."
             ),
         )
         for name, words in {

@@ -252,6 +252,8 @@ def _has_files(study: Study, scale: str, say_so: bool) -> bool:
 
 
 def _print_comparison(tables: list) -> None:
+    if not any(map(len, tables)):
+        return
     columns = ("study", "variable", "defence", "where", "measured", "published", "difference")
     shown = Table(*columns, title="Against the published values (measured: mean ± standard error over trials)")
     for row in (row for table in tables for row in table.itertuples()):

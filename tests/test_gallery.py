@@ -21,7 +21,7 @@ def names(scale):
     return [name for name in STUDIES if store.archive_of(GALLERIES[scale] / "data", name).exists()]
 
 
-NOT_RUN = {f"images-{name}" for name in ("digits", "planted", "mnist", "fashion", "cifar10", "tiny-imagenet")}
+NOT_RUN = {f"images-{name}" for name in ("planted", "mnist", "fashion", "cifar10", "tiny-imagenet")}
 """Those whose results are not kept yet, as the README says."""
 KEPT = [(scale, name) for scale in GALLERIES for name in names(scale)]
 
@@ -53,6 +53,21 @@ def test_figures_can_be_drawn_again_from_the_data(kept):
     across = {label.strip() for axes in figure.axes if (label := axes.get_xlabel()) and "cos(" not in label}
     said = studies.alt(study, result)
     assert {label for label in across if label not in said} == set()
+
+
+def test_figures_can_be_read_on_a_slide_and_on_a_page(kept):
+    """Labels, ticks and legends, in points, at the widths of a slide (13.3 inches) and of a page's text (6.75).
+
+    What is written into the cells of a map or beside one example may be smaller."""
+    _, study, result = kept
+    figure = study.figure(result, study.published)
+    figure.draw_without_rendering()
+    texts = [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label, axes.title)]
+    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    smallest = min(text.get_fontsize() for text in texts if text.get_text())
+    least = {"picture": 0.68}.get(study.name, 1)  # its panels' titles are sentences
+    for width, points in ((13.3, 9), (6.75, 4.75)):
+        assert smallest * min(1, width / figure.get_size_inches()[0]) >= least * points
 
 
 def test_drawings_have_text_for_text_and_say_what_they_show(kept):
@@ -165,6 +180,17 @@ def test_a_damaged_archive_is_refused_in_one_sentence(tmp_path, content):
 
 
 # ---- remarks with numbers of another study ----
+
+
+def test_a_verdict_on_images_says_what_makes_a_comparison_unfair():
+    study, result = STUDIES["images-digits"], store.read(store.archive_of(FIGURES / "data", "images-digits"))
+    sentence = study.verdict(result).sentence
+    # Where intervals and CROWN-IBP learn next to nothing, and COAP does.
+    assert "; ibp on digits is hardly better than a constant classifier there" in sentence
+    assert "coap on digits is hardly" not in sentence
+    assert "not alike" not in sentence
+    fewer = result.assign_attrs(coap_trained_by="50 random projections, an estimate; on 10000 images only")
+    assert "; not alike: coap was trained by 50 random projections" in study.verdict(fewer).sentence
 
 
 def test_the_remark_on_adversarial_training_says_what_the_study_it_names_found():

@@ -57,7 +57,7 @@ def _block(block: SubFigure, chosen: xr.Dataset, task: str, radii: list[float], 
             _history(axes[row, column], here, variable, [c for c in published_curves if _fits(c, variable, radius)])
             axes[row, column].set_title(title if row == 0 else "")
             axes[row, column].set_xlabel("epoch" if row == len(radii) - 1 else "")
-        axes[row, 0].set_ylabel(f"ε = {radius:g}", fontsize=12)
+        axes[row, 0].set_ylabel(f"ε = {radius:g}", fontsize="large")
         _distribution(axes[row, 4], here)
         axes[row, 4].set_title("final cosine of the attack,\nsingle test examples" if row == 0 else "")
 
@@ -104,6 +104,6 @@ def _distribution(axes: Axes, here: xr.Dataset) -> None:
                 values, positions=[position], widths=0.6, whis=(5, 95), showfliers=False, patch_artist=True,
                 boxprops={"facecolor": style.color, "alpha": 0.5}, medianprops={"color": "k"},
             )  # fmt: skip
-    axes.set_xticks(range(len(names)), [look(name).label.replace("-", "-\n") for name in names], fontsize=7.5)
+    axes.set_xticks(range(len(names)), [look(name).label.replace("-", "-\n") for name in names], fontsize="x-small")
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set_ylim(-1.02, 1.02)

@@ -33,15 +33,15 @@ def asymptotics(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
                 line[1].plot(dim, spread, color=color, marker=marker, label=model)
                 line[1].plot(dim, spread[0] * np.sqrt(dim[0] / dim), color=color, linestyle=":")
             line[0].axhline(0, color="k", linewidth=0.8)
-            line[0].set(xscale="log", ylabel=f"{words}: mean − limit")
+            line[0].set(xscale="log", ylabel=f"{words}:\nmean − limit")
             # One trial has no spread, and nothing has no logarithm.
             some = any((curve.get_ydata() > 0).any() for curve in line[1].lines)
-            line[1].set(xscale="log", yscale="log" if some else "linear", ylabel=f"{words}: spread over trials")
+            line[1].set(xscale="log", yscale="log" if some else "linear", ylabel=f"{words}:\nspread over trials")
         for axes in grid[-1]:
             axes.set_xlabel("dimension d, at a fixed d / n")
         grid[0][0].set_title("bias (bars: ± 2 s.e.)")
         grid[0][1].set_title("spread (dotted: d to the power −1/2)")
         if grid[0][1].get_legend_handles_labels()[0]:
             grid[0][1].legend()
-        figure.suptitle("Solved samples against the limit of large n and d", fontsize=11)
+        figure.suptitle("Solved samples against the limit of large n and d", fontsize="medium")
     return figure

@@ -60,7 +60,7 @@ def _panel(axes: Axes, part: xr.Dataset) -> None:
                 one, _, _ = over_trials(part, f"{name} {order}")
                 axes.plot(at, one.values, marker=arrow, color=color, mfc="none", linestyle="", markersize=5)
     if absent:
-        axes.text(0.02, 0.02, f"not applicable: {', '.join(absent)}", transform=axes.transAxes, fontsize=7.5)
+        axes.text(0.02, 0.02, f"not applicable: {', '.join(absent)}", transform=axes.transAxes, fontsize="x-small")
     axes.axhline(0, color="k", linewidth=0.8)
     axes.set_xticks(places, [f"{value:g}" for value in part["epsilon"].values])
     axes.set_xlim(-0.6, len(places) - 0.4)

@@ -33,7 +33,7 @@ def dimension(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
                 _map(axes, *_values(result.sel(threat=threat, n=n), variable, defence), defence is None)
                 for axes, (threat, n) in zip(line, columns, strict=True)
             ]
-            figure.colorbar(images[-1], ax=line.tolist(), aspect=12).set_label(title, size=8)
+            figure.colorbar(images[-1], ax=line.tolist(), aspect=12).set_label(title.replace(": ", ":\n"))
             line[0].set_ylabel("dimension d")
         for axes, (threat, n) in zip(grid[-1], columns, strict=True):
             _slice(axes, result.sel(threat=threat, n=n))

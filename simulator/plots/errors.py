@@ -37,7 +37,8 @@ def errors(
 ) -> Figure:
     """A row per combination of values of the axes `rows`: errors of every defence along an axis, and their gaps to AT.
 
-    With `columns` given, what belongs to a row is broken into lines of so many panels.
+    What belongs to a row is broken into lines of so many `columns` of panels: by default of three for a single row, and
+    not at all for several.
 
     Other axes are drawn at their last value (n and dim: the first that was run).  `panels` are variables and their
     titles.  Published curves belong to a row if their `at` says so.
@@ -46,9 +47,9 @@ def errors(
     chosen = result.isel(dict.fromkeys(leaves, -1))
     places = [dict(zip(rows, values, strict=True)) for values in product(*(chosen[name].values for name in rows))]
     with styled():
-        columns = len(panels) + 1 if columns is None else columns
+        columns = columns or (3 if len(places) == 1 else len(panels) + 1)
         deep = math.ceil((len(panels) + 1) / columns)
-        figure = Figure(figsize=(3 * columns, 2.7 * len(places) * deep + 0.9), layout="constrained")
+        figure = Figure(figsize=(2.6 * columns + 0.4, 2.5 * len(places) * deep + 0.9), layout="constrained")
         grid = figure.subplots(len(places) * deep, columns, squeeze=False).reshape(len(places), deep * columns)
         single = result["trial"].size == 1
         gaps = GAP.format(kind="unpaired" if single else "paired")
@@ -62,7 +63,8 @@ def errors(
             _gaps(line[len(panels)], row, along)
             for axes in line[len(panels) + 1 :]:
                 axes.remove()
-            line[0].set_ylabel(", ".join(map(_named, place, place.values())))
+            if len(places) > 1:
+                line[0].set_ylabel(", ".join(map(_named, place, place.values())))
         legend = {
             label: handle
             for axes in grid[:, 0]
@@ -71,7 +73,7 @@ def errors(
         labels, handles = list(legend), list(legend.values())
         markers = "; open markers: published" if published_curves else ""
         lines = "one trial ± s.e. over test examples" if single else "mean ± s.e. over trials"
-        figure.suptitle(f"{title}\nlines: {lines}{markers}", fontsize=11)
+        figure.suptitle(f"{title}\nlines: {lines}{markers}", fontsize="medium")
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure

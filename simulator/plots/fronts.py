@@ -33,7 +33,9 @@ def fronts(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
             axes.set_xlabel("standard error")
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        figure.suptitle("Means ± s.e. over trials; lines: the weight of the bound, from small to large", fontsize=11)
+        figure.suptitle(
+            "Means ± s.e. over trials; lines: the weight of the bound, from small to large", fontsize="medium"
+        )
     return figure
 
 

@@ -41,7 +41,7 @@ def gap_report(places: Sequence[tuple[str, str, xr.Dataset]]) -> Figure:
             line[0].set_title(f"worst losses of {look(shown).label}'s network")
             line[0].set_ylabel(f"{task}, {shape}, ε = {float(here['epsilon']):g}")
             line[1].axhline(1, color="k", linewidth=0.8)
-        titles = ("effective budget of COAP's bound / ε", "share of unstable neurons", "mean area of the triangles")
+        titles = ("budget of COAP's bound / ε", "unstable neurons (share)", "mean area of the triangles")
         for axes, title in zip(grid[0][1:], titles, strict=True):
             axes.set_title(title)
         for axes in grid[-1]:
@@ -56,7 +56,7 @@ def _positive(epsilon: xr.DataArray) -> xr.DataArray:
 
 def _legends(figure: Figure, line) -> None:
     if line[0].lines:
-        line[0].legend(fontsize=7.5)
+        line[0].legend(fontsize="x-small", labelspacing=0.2)
     handles, labels = line[1].get_legend_handles_labels()
     if handles:
         figure.legend(

@@ -50,7 +50,7 @@ def one_neuron(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
         figure.suptitle(
             "One gradient step of one neuron from the same weights: where COAP's is the worse one\n"
             "(simulated signs are shown where they are beyond 2 paired standard errors)",
-            fontsize=11,
+            fontsize="medium",
         )
     return figure
 

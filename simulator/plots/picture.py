@@ -24,7 +24,7 @@ def picture(result: xr.Dataset, published_curves=()) -> Figure:
         figure = Figure(figsize=(3.1 * (len(defences) + 1), 3.0 + 3.2 * len(radii) * len(tasks)), layout="constrained")
         parts: Any = figure.subfigures(1 + len(tasks), 1, height_ratios=(3.0, *[3.1 * len(radii)] * len(tasks)))
         _digit(parts[0], result)
-        parts[0].legend(handles=_key(), loc="outside lower center", ncols=6, fontsize=8)
+        parts[0].legend(handles=_key(), loc="outside lower center", ncols=6, fontsize="x-small")
         for part, task in zip(parts[1:], tasks, strict=True):
             axes = part.subplots(len(radii), len(defences) + 1, squeeze=False)
             for row, radius in enumerate(radii):
@@ -113,13 +113,14 @@ def _region(axes: Axes, result: xr.Dataset, task: str, defence: str, radius: flo
     arrow(axes, sample, dual, look("coap").color, width=4.0)
     arrow(axes, sample, attack, look("adversarial").color)
     axes.set_xlabel(
-        f"cos(a, attack) = {cosine_text(signal, attack)},  cos(a, COAP dual) = {cosine_text(signal, dual)}", fontsize=8
+        f"cos(a, attack) = {cosine_text(signal, attack)},  cos(a, COAP dual) = {cosine_text(signal, dual)}",
+        fontsize="x-small",
     )
     mean = result.sel(task=task, defence=defence, epsilon=radius)
     ok = mean["status"] == "ok"
     errors = [float(mean[name].where(ok).mean("trial")) for name in ("standard_error", "robust_error")]
     axes.set_title(
-        f"{look(defence).label}, ε = {radius:g}: standard {errors[0]:.2f}, robust {errors[1]:.2f}", fontsize=8.5
+        f"{look(defence).label}, ε = {radius:g}: standard {errors[0]:.2f}, robust {errors[1]:.2f}", fontsize="small"
     )
 
 

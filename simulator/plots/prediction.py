@@ -60,7 +60,7 @@ def prediction(
             )
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize="medium")
     return figure
 
 

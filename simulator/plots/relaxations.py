@@ -38,7 +38,7 @@ def relaxations(result: xr.Dataset, published_curves: Sequence = ()) -> Figure:
             axes.set_xlabel("looseness on AT's networks")
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=6)
-        figure.suptitle("Networks trained with a relaxation (mean ± s.e. over trials); line: AT", fontsize=11)
+        figure.suptitle("Networks trained with a relaxation (mean ± s.e. over trials); line: AT", fontsize="medium")
     return figure
 
 

@@ -15,7 +15,7 @@ def signal_directed(result: xr.Dataset, published_curves=()) -> Figure:
     """A row per n: standard error, robust error, and the COAP-AT gap in robust error over epsilon and recipes."""
     rows = result["n"].values
     with styled():
-        figure = Figure(figsize=(12.5, 3.6 * len(rows) + 0.6), layout="constrained")
+        figure = Figure(figsize=(12.5, 3.8 * len(rows) + 1.2), layout="constrained")
         grid = figure.add_gridspec(len(rows), 3, width_ratios=(1, 1, 1.5))
         for index, n in enumerate(rows):
             chosen = result.sel(n=n).isel(dim=0, missing_dims="ignore")
@@ -27,9 +27,11 @@ def signal_directed(result: xr.Dataset, published_curves=()) -> Figure:
                 )
                 axes.set_title(f"{variable.replace('_', ' ')}, n = {n}")
             _map(figure, figure.add_subplot(grid[index, 2]), chosen, f"n = {n}")
-        if figure.axes[0].get_legend_handles_labels()[0]:
-            figure.axes[0].legend(loc="upper left", title="filled: measured ± s.e.\nopen: thesis Fig 4.1")
-        figure.suptitle(_title(result), fontsize=11)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if handles:
+            words = "filled: measured ± s.e.; open: thesis Fig 4.1"
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), title=words)
+        figure.suptitle(_title(result), fontsize="medium")
     return figure
 
 
@@ -74,10 +76,10 @@ def _map(figure: Figure, axes: Axes, chosen: xr.Dataset, title: str) -> None:
         else:
             text = "not ok"
         pale = not abs(value) >= 0.6 * limit
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="k" if pale else "w")
+        axes.text(column, row, text, ha="center", va="center", fontsize="x-small", color="k" if pale else "w")
     axes.set_xticks(range(gap["epsilon"].size), [f"{value:g}" for value in gap["epsilon"].values])
     names = [f"{_batch(b)}, lr {lr:g}, m {m:g}, {e} ep" for b, lr, m, e in gap["recipe"].values]
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize="x-small")
     axes.set_xlabel("ε")
     axes.set_title(f"robust error of COAP − AT, {title}\n(in brackets: within 2 paired s.e. of 0, or one trial)")
     figure.colorbar(image, ax=axes, shrink=0.8)

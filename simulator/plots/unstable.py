@@ -68,4 +68,4 @@ def _histories(axes: Axes, row: xr.Dataset, color: str) -> None:
         axes.annotate(name, (row["epoch"].values[-1], float(mean[-1])), ha="right", va="bottom", color=color)
     axes.set_ylim(0, 1)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("share, mean of the panels")
+    axes.set_ylabel("share of neurons")

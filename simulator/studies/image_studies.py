@@ -17,7 +17,7 @@ PANELS = {
     "discrepancy": "accuracy discrepancy",
     "certified_error": "certified error",
 }
-SIGNALS = {"planted": "the planted pattern", "nearest": "the way to another class"}
+SIGNALS = {"planted": "the planted pattern", "nearest": "another class"}
 """What perturbations are compared with, in the words of a figure."""
 _IMAGES: dict[str, Any] = {
     "norm": "l2",
@@ -151,11 +151,11 @@ def _panels(scene: Scene) -> dict[str, str]:
     """The errors, and the cosines of perturbations with what stands for the signal."""
     (kind,) = directions_of(scene.images[0])
     angles = {
-        f"alignment_attack_{kind}": f"cosine of the attack's δ\nand {SIGNALS[kind]}",
-        f"alignment_dual_{kind}": f"cosine of the dual vector\nand {SIGNALS[kind]}",
+        f"alignment_attack_{kind}": f"attack: cosine with\n{SIGNALS[kind]}",
+        f"alignment_dual_{kind}": f"dual vector: cosine with\n{SIGNALS[kind]}",
     }
     if scene.reference:
-        angles["alignment_attack_reference"] = "cosine of the attack's δ\nand the reference network's"
+        angles["alignment_attack_reference"] = "attack: cosine with the\nreference network's"
     return {**PANELS, **angles}
 
 
@@ -175,9 +175,7 @@ def _study(scene: Scene) -> Study:
         },
         grid=grid,
         cell=cell,
-        figure=partial(
-            plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=_panels(scene), columns=4
-        ),
+        figure=partial(plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=_panels(scene)),
         verdict=verdict,
         notes=notes,
         files=files,

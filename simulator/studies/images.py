@@ -186,7 +186,7 @@ def verdict(result: xr.Dataset) -> Verdict:
     certified = [name for name in result["defence"].values if name not in ("standard", "adversarial")]
     if "adversarial" not in result["defence"].values or not certified:
         return Verdict(False, "needs adversarial training and a certified defence; run them to test the claim")
-    held, parts = [], []
+    held, parts, remarks = [], [], []
     for name in result["images"].values:
         place = _largest_radius(result.sel(images=name))
         if place is None:
@@ -199,10 +199,14 @@ def verdict(result: xr.Dataset) -> Verdict:
             held.append(gap > 2 * sem and lag > 0)
             at = f"of {defence} on {name} at radius {float(place['epsilon']):g}"
             parts.append(f"{gap:+.3f} (s.e. {sem:.3f}) {at}, discrepancy {lag:+.3f}")
+            if _nearly_constant(place, defence):
+                remarks.append(f"{defence} on {name} is hardly better than a constant classifier there")
+    if "images only" in result.attrs.get("coap_trained_by", "") and "coap" in certified:
+        remarks.append(f"not alike: coap was trained by {result.attrs['coap_trained_by']}")
     of = "trials, paired" if result["trial"].size > 1 else "the test images, unpaired"
     sentence = (
         f"where adversarial training is better than chance, robust error minus adversarial training's is "
-        f"{'; '.join(parts)}; standard errors over {of}"
+        f"{'; '.join(parts)}; standard errors over {of}{''.join(f'; {remark}' for remark in remarks)}"
     )
     return Verdict(all(held), sentence)
 
@@ -212,6 +216,12 @@ def _largest_radius(place: xr.Dataset) -> xr.Dataset | None:
     error, _, _ = trials.over_trials(place.sel(defence="adversarial"), "robust_error")
     better = np.flatnonzero(error.values < 1 - 1 / place.sizes["class"])
     return place.isel(epsilon=better[-1]) if better.size else None
+
+
+def _nearly_constant(place: xr.Dataset, defence: str) -> bool:
+    """Whether a defence's standard error is above nine tenths of that of guessing."""
+    error, _, _ = trials.over_trials(place.sel(defence=defence), "standard_error")
+    return float(error) > 0.9 * (1 - 1 / place.sizes["class"])
 
 
 def notes(settings: ImagesSettings) -> dict[str, str]:
