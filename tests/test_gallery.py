@@ -348,3 +348,15 @@ def test_the_readme_says_what_the_data_say():
         found = answers.find(numbers[name], at)
         assert found >= 0, f"{name} is {numbers[name]}"
         at = found + len(numbers[name])
+
+
+def test_the_readme_says_what_the_digits_say():
+    text = " ".join((FIGURES.parent / "README.md").read_text().partition("\n## Images")[2].split())
+    digits = store.read(store.archive_of(FIGURES / "data", "images-digits")).isel(images=0).sel(epsilon=0.5)
+    gap, sem = (float(one) for one in trials.gap(digits, "robust_error", "coap", "adversarial"))
+    proven = [
+        float(trials.over_trials(digits.sel(defence=name), "certified_error")[0]) for name in ("coap", "adversarial")
+    ]
+    assert digits.sizes["trial"] == 10
+    assert f"{gap:.3f} above adversarial training's (standard error {sem:.3f}, ten seeds)" in text
+    assert "its certified error {:.3f} instead of {:.3f}".format(*proven) in text

@@ -144,8 +144,8 @@ def test_lesson_has_one_scale_and_short_cells(path):
     assert max(len(source.splitlines()) for source in sources) <= LONGEST_CELL
 
 
-def test_there_are_six_lessons():
-    assert [path.stem[0] for path in LESSONS] == list("123457")
+def test_there_are_seven_lessons():
+    assert [path.stem[0] for path in LESSONS] == list("1234567")
 
 
 def test_every_exercise_has_one_folded_solution_that_asserts_its_claim():
