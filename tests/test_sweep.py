@@ -292,6 +292,23 @@ def test_the_first_stage_runs_once_per_trial_and_chunk(result):
     xr.testing.assert_allclose(found.drop_vars("status"), result.drop_vars("status"), rtol=1e-6, atol=2e-6)
 
 
+def test_products_of_both_stages_are_in_full_precision():
+    """Whatever the device rounds to by default: what a product is traced with is what it is compiled with."""
+    seen = []
+
+    def square(x):
+        seen.append(str(jax.make_jaxpr(lambda a: a @ a)(x)))
+        return x @ x
+
+    def prepare(coords, key):
+        return square(jnp.eye(2))
+
+    cell = sweep.Staged(prepare, lambda coords, key, q: {"y": coords["x"] * square(q)[0, 0]})
+    sweep.run(sweep.Grid({"x": [1.0, 2.0]}, 2), cell, KEY)
+    assert len(seen) > 1
+    assert all("Precision.HIGHEST" in program for program in seen)
+
+
 def test_time_of_the_first_stage_is_told_apart():
     def prepare(coords, key):
         q, _ = jnp.linalg.qr(jr.normal(key, (800, 400)))

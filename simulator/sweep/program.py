@@ -37,6 +37,10 @@ COMPILER_OPTIONS: dict[str, bool | int | float | str] = {
 512 bits instead of the compiler's 256 make steps of bounds a tenth to a fifth faster where the processor has them."""
 
 
+PRECISION = "highest"
+"""Of matrix products: accelerators round their factors to fewer digits unless told not to, and a bound must not."""
+
+
 @dataclass(frozen=True)
 class Staged:
     """A cell in two stages: `prepare` computes once per trial what the cells of a trial share along the leaf axes."""
@@ -260,7 +264,8 @@ def _trace(grid: Grid, cell: CompiledCell, block: Coords, shared):
     some = grid.rows(block)[:1] * devices()
     counts, values = _split(grid, some, [0] * len(some), 1)
     one_row = {name: value[0] for name, value in values.items()}
-    return jax.jit(_row_function(grid, cell, block)).trace(jr.key(0), one_row, shared), counts, values
+    with jax.default_matmul_precision(PRECISION):
+        return jax.jit(_row_function(grid, cell, block)).trace(jr.key(0), one_row, shared), counts, values
 
 
 def _outputs_of_a_cell(grid: Grid, of_a_row) -> dict[str, jax.ShapeDtypeStruct]:
@@ -341,7 +346,8 @@ def _traced_prepare(grid: Grid, cell: Staged, block: Coords, trials: int):
     def run(key, numbers):
         return jax.lax.map(lambda trial: cell.prepare(block, trial_key(key, trial)), numbers)
 
-    return jax.jit(run).trace(jr.key(0), np.zeros(trials, np.uint32))
+    with jax.default_matmul_precision(PRECISION):
+        return jax.jit(run).trace(jr.key(0), np.zeros(trials, np.uint32))
 
 
 def _shapes(tree):
