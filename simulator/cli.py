@@ -161,12 +161,15 @@ def plot(
     *,
     out: Path = Path("results"),
     figures: Path = Path("figures"),
+    columns: int | None = None,
     animate: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Draw the figure of a study from its store (or archive) in OUT, as SVG and PNG in FIGURES.
 
     Parameters
     ----------
+    columns
+        Of a figure with a panel for each kind of error: so many side by side; 1 has the width of a paper's column.
     animate
         Write its animation as GIF instead, for which trial 0 is trained once more.
     """
@@ -176,7 +179,10 @@ def plot(
         return
     result = store.read(store.locate(out, chosen.name))
     words = studies.about(chosen, result), studies.alt(chosen, result)
-    for path in plots.save(chosen.figure(result, chosen.published), figures / chosen.name, *words):
+    drawn, name = chosen.figure(result, chosen.published), chosen.name
+    if columns is not None:
+        drawn, name = studies.in_columns(chosen, result, columns), f"{chosen.name}-in-{columns}"
+    for path in plots.save(drawn, figures / name, *words):
         print(path)
 
 

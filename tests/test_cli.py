@@ -285,6 +285,12 @@ def test_plot(simulator, finished, tmp_path):
     assert sorted(files(tmp_path)) == ["new/figures/toy.png", "new/figures/toy.svg"]
 
 
+def test_plot_in_columns_of_a_figure_that_has_none(simulator, finished, tmp_path):
+    code, _, said = simulator(f"plot {finished}/mine.py:STUDY --out {finished} --figures {tmp_path}/new --columns 1")
+    assert (code, said) == (2, "simulator: the figure of toy has one arrangement: leave out --columns\n")
+    assert not files(tmp_path)
+
+
 def test_reproduce(simulator, folder, monkeypatch):
     toy = studies.find("mine.py:STUDY")
     monkeypatch.setattr(studies, "STUDIES", {"toy": toy})

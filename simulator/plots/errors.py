@@ -1,6 +1,7 @@
 """The figure of the studies that compare errors along one axis."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -53,8 +54,9 @@ def errors(
         grid = figure.subplots(len(places) * deep, columns, squeeze=False).reshape(len(places), deep * columns)
         single = result["trial"].size == 1
         gaps = GAP.format(kind="unpaired" if single else "paired")
-        for axes, words in zip(grid[0], (*panels.values(), gaps), strict=False):
-            axes.set_title(words)
+        for line in grid if deep > 1 else grid[:1]:
+            for axes, words in zip(line, (*panels.values(), gaps), strict=False):
+                axes.set_title(words)
         for line, place in zip(grid, places, strict=True):
             row = _where_run(first_run(chosen.sel(place), "n", "dim"), along)
             own = [one for one in published_curves if _belongs(one, row, along)]
@@ -73,10 +75,15 @@ def errors(
         labels, handles = list(legend), list(legend.values())
         markers = "; open markers: published" if published_curves else ""
         lines = "one trial ± s.e. over test examples" if single else "mean ± s.e. over trials"
-        figure.suptitle(f"{title}\nlines: {lines}{markers}", fontsize="medium")
+        figure.suptitle(_wrapped((title, f"lines: {lines}{markers}"), columns), fontsize="medium")
         if handles:
-            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns))
     return figure
+
+
+def _wrapped(sentences: Sequence[str], columns: int) -> str:
+    """Each on lines of its own, none wider than so many panels."""
+    return "\n".join(line for sentence in sentences for line in textwrap.wrap(sentence, 28 * columns))
 
 
 def _named(name: str, value) -> str:

@@ -1,7 +1,17 @@
 """The named studies, and how to run one: the only place where the domain and the harness meet."""
 
 from simulator.cluster import ClusterError
-from simulator.studies.gallery import about, alt, animate, comparison, draw, index_text, published_text, summary
+from simulator.studies.gallery import (
+    about,
+    alt,
+    animate,
+    comparison,
+    draw,
+    in_columns,
+    index_text,
+    published_text,
+    summary,
+)
 from simulator.studies.interrupt import Stopped
 from simulator.studies.plan import cores
 from simulator.studies.registry import STUDIES, find
@@ -32,6 +42,7 @@ __all__ = [
     "draw",
     "dry_run",
     "find",
+    "in_columns",
     "index_text",
     "override",
     "published_text",
