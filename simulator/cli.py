@@ -181,7 +181,7 @@ def plot(
     words = studies.about(chosen, result), studies.alt(chosen, result)
     drawn, name = chosen.figure(result, chosen.published), chosen.name
     if columns is not None:
-        drawn, name = studies.in_columns(chosen, result, columns), f"{chosen.name}-in-{columns}"
+        drawn, name = chosen.in_columns(result, columns), f"{chosen.name}-in-{columns}"
     for path in plots.save(drawn, figures / name, *words):
         print(path)
 

@@ -437,10 +437,10 @@ def offsets_of(axes):
 @pytest.mark.parametrize("columns", [1, 2, 7])
 def test_errors_stand_in_as_many_columns_as_asked_for(columns):
     study, result = studies.STUDIES["l2-budget"], RESULTS["l2-budget"]()
-    figure = studies.in_columns(study, result, columns)
+    figure = study.in_columns(result, columns)
     figure.draw_without_rendering()
     assert len({axes.get_subplotspec().colspan.start for axes in figure.axes}) == min(columns, 5)
-    drawn = studies.in_columns(study, result, 5)
+    drawn = study.in_columns(result, 5)
     assert len(figure.axes) == len(drawn.axes)
     # Broken into lines, every panel needs its title; one line per task has them at its top.
     assert len([axes for axes in figure.axes if axes.get_title()]) == (len(figure.axes) if columns < 5 else 5)
@@ -453,7 +453,7 @@ def test_errors_stand_in_as_many_columns_as_asked_for(columns):
 )
 def test_columns_that_cannot_be_are_refused(name, columns, said):
     with pytest.raises(studies.SettingsError, match=said):
-        studies.in_columns(studies.STUDIES[name], RESULTS["l2-budget"](), columns)
+        studies.STUDIES[name].in_columns(RESULTS["l2-budget"](), columns)
 
 
 def test_errors_show_the_published_curves_of_their_row_alone():

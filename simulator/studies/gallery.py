@@ -1,14 +1,11 @@
 """The gallery: figures of finished studies, the comparison with published values, and an index made from the data."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from matplotlib.figure import Figure
 
 from simulator import plots, store, trials
 from simulator.studies.registry import STUDIES
@@ -48,19 +45,6 @@ def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Pat
     there = [(study, store.read(kept[name])) for name, study in listed.items() if kept[name].exists()]
     (folder / "README.md").write_text(index_text(there))
     (folder / "published.md").write_text(published_text(there))
-
-
-def in_columns(study: Study, result: xr.Dataset, columns: int) -> Figure:
-    """The figure of a study with so many panels side by side: one for the column of a paper, at its natural size.
-
-    Raises `SettingsError` if there are none, or if the figure has one arrangement only.
-    """
-    figure: Any = study.figure
-    if "columns" not in inspect.signature(figure).parameters:
-        raise SettingsError(f"the figure of {study.name} has one arrangement: leave out --columns")
-    if columns < 1:
-        raise SettingsError(f"columns is {columns}: give at least 1")
-    return figure(result, study.published, columns=columns)
 
 
 def alt(study: Study, result: xr.Dataset) -> str:

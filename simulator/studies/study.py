@@ -1,5 +1,6 @@
 """What a study is: a falsifiable claim, the grid that tests it, the published values, the figure and the verdict."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from simulator import sweep
 from simulator.plots import Film
-from simulator.studies.settings import Settings
+from simulator.studies.settings import Settings, SettingsError
 
 SCALES = ("smoke", "default", "paper")
 """smoke: seconds, for tests; default: what `reproduce` runs; paper: the published settings."""
@@ -74,3 +75,15 @@ class Study:
     """Whether `simulator reproduce` runs it without `--all`."""
     numbers: int = field(default=1)
     """Raise this whenever a change of the code changes the study's numbers: older stores are then refused."""
+
+    def in_columns(self, result: xr.Dataset, columns: int) -> Figure:
+        """Its figure with so many panels side by side: one for the column of a paper, at its natural size.
+
+        Raises `SettingsError` if there are none, or if the figure has one arrangement only.
+        """
+        figure: Any = self.figure
+        if "columns" not in inspect.signature(figure).parameters:
+            raise SettingsError(f"the figure of {self.name} has one arrangement: leave out --columns")
+        if columns < 1:
+            raise SettingsError(f"columns is {columns}: give at least 1")
+        return figure(result, self.published, columns=columns)
