@@ -10,7 +10,8 @@
 - `coap`: COAP with exact lengths, l2, batch of 10; by convex_adversarial.
 
 Needs the extra: pip install -e '.[benchmarks]'.  The losses are compared on shared weights first, loosely where they
-are random.  Ours runs its steps in a loop, as training does.  In every round each contender runs once, in one process
+are random.  Ours runs its steps in a loop as training does: a batch split over virtual devices, one per core, gradients
+summed over blocks that fit the caches.  In every round each contender runs once, in one process
 on all cores; a ratio compares two runs of one round, and medians are printed with the smallest and largest.  Compiling
 is printed apart.  `--forms` adds ours with the compiler's convolutions in place of products (`networks.patches`).
 """
@@ -29,8 +30,9 @@ import torch
 from peers import torch_pgd
 from torch.nn.functional import conv2d, conv_transpose2d, cross_entropy, linear
 
-from simulator import attacks, losses, networks, threats
+from simulator import attacks, image_training, losses, networks, studies, threats
 from simulator.networks import layers
+from simulator.studies.image_fits import AT_ONCE, ROWS_AT_ONCE
 
 SHAPE, CLASSES, RATE, L2_RADIUS, LINF_RADIUS = (1, 28, 28), 10, 1e-3, 1.0, 0.1
 BATCH = {"adversarial": 50, "ibp": 50, "crown-ibp": 50, "coap-50": 50, "coap": 10}
@@ -61,10 +63,8 @@ def our_run(method: str, product: bool) -> tuple[Callable[[], float], float]:
     x, y = map(jnp.asarray, examples(BATCH[method]))
 
     def step(network, _):
-        def mean(network):
-            return jnp.mean(jax.vmap(lambda x, y: loss(network, threat, x, y))(x, y))
-
-        value, slope = jax.value_and_grad(mean)(network)
+        own = image_training.spread((x, y))
+        value, slope = image_training.mean_gradient(network, threat, loss, *own, AT_ONCE.get(method, ROWS_AT_ONCE))
         return jax.tree.map(lambda weight, g: weight - RATE * g, network, slope), value
 
     start, rule = networks.small_cnn(jr.key(0), SHAPE, CLASSES), layers.as_product
@@ -242,6 +242,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.torch_threads:
         torch.set_num_threads(given.torch_threads)
+    jax.config.update("jax_num_cpu_devices", studies.cores())
     for method in given.methods.split(","):
         row = measured(method, given.rounds, given.forms)
         if given.json:
