@@ -179,8 +179,9 @@ def plot(
         return
     result = store.read(store.locate(out, chosen.name))
     words = studies.about(chosen, result), studies.alt(chosen, result)
-    drawn, name = chosen.figure(result, chosen.published), chosen.name
-    if columns is not None:
+    if columns is None:
+        drawn, name = chosen.figure(result, chosen.published), chosen.name
+    else:
         drawn, name = chosen.in_columns(result, columns), f"{chosen.name}-in-{columns}"
     for path in plots.save(drawn, figures / name, *words):
         print(path)

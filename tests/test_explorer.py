@@ -212,6 +212,12 @@ def test_what_is_announced_before_an_answer(monkeypatch):
     assert explorer.announcement(fresh, other).startswith("compiling")
 
 
+def test_a_compiler_without_the_switch_compiles_all_the_same(monkeypatch):
+    monkeypatch.setattr(programs, "EMITTERS", "xla_has_no_such_switch")
+    made = programs.compiled(START.shape, programs.DRAW)(Scalars.of(START))
+    assert int(made.weight.sum()) == START.n
+
+
 # ---- starting it ----
 
 

@@ -56,9 +56,9 @@ def test_figures_can_be_drawn_again_from_the_data(kept):
 
 
 def test_figures_can_be_read_on_a_slide_and_on_a_page(kept):
-    """Labels, ticks and legends, in points, at the widths of a slide (13.3 inches) and of a page's text (6.75).
+    """Labels, titles and legends, in points, at the widths of a slide (13.3 inches) and of a page's text (6.75).
 
-    What is written into the cells of a map or beside one example may be smaller."""
+    What is written into the cells of a map, at its ticks or beside one example may be smaller."""
     _, study, result = kept
     figure = study.figure(result, study.published)
     figure.draw_without_rendering()
