@@ -296,12 +296,17 @@ def test_chunks_of_rows_bound_the_memory(monkeypatch):
     more = networks.convolution(jr.key(1), conv.out_shape, 8, 3, 1, 1)
     last = networks.affine(jr.key(2), math.prod(more.out_shape), 2)
     network, x = Network((conv, ReLU(), more, ReLU(), last)), jnp.zeros((2, 64))
-    whole = bounds.peak_bytes(network, threats.L2(0.1), x, "coap")
+    # A ball whose rows are carried back whole.
+    ball = threats.ConsistentLInf(0.1)
+    whole = bounds.peak_bytes(network, ball, x, "crown")
     monkeypatch.setattr("simulator.bounds.head.AT_ONCE", 1 << 16)
-    chunked = bounds.peak_bytes(network, threats.L2(0.1), x, "coap")
+    chunked = bounds.peak_bytes(network, ball, x, "crown")
     # 512 rows, two signs, of 512 numbers, of four bytes, for two examples: 4 MiB of rows at least.
     assert whole > 2 * 512 * 2 * 512 * 4
     assert chunked < whole / 4
+    monkeypatch.undo()
+    # Within windows of 25 pixels of 64 the same rows take less without any chunks.
+    assert bounds.peak_bytes(network, threats.LInf(0.1), x, "crown") < whole / 2
 
 
 def test_normalisation_leaves_the_radius_in_units_of_the_data(float64):

@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from simulator.bounds.box import Box, Lines, relu_lines
-from simulator.bounds.head import Head, over_identity, rows_at_once
-from simulator.bounds.methods import Method
+from simulator.bounds.box import Box, Lines
+from simulator.bounds.head import Head
 from simulator.networks import ReLU, Residual, by_row, times
 from simulator.threats import Threat
 
@@ -41,24 +39,51 @@ def bounded(layers: Sequence[Any], boxes: Iterator[Box], lines_of: Callable[[Box
     return tuple(steps)
 
 
+def parallel(steps: Steps) -> bool:
+    """Whether both lines of every ReLU are."""
+    return all(
+        step.lines.parallel if step.lines is not None else parallel(step.branch) and parallel(step.shortcut)
+        for step in steps
+    )
+
+
 def backward(steps: Steps, row: Float[Array, " out"]) -> tuple[Float[Array, " h"], Float[Array, ""]]:
     """(a, c) with <row, steps(z)> >= <a, z> + c wherever the lines hold."""
+    return _carried(steps, row, _least)
+
+
+def backward_both(steps: Steps, row: Float[Array, " out"]) -> tuple[Float[Array, " h"], Float[Array, "2"]]:
+    """(a, [c, C]) with <a, z> + c <= <row, steps(z)> <= <a, z> + C, for parallel lines: one pass instead of two."""
+    return _carried(steps, row, _least_and_most)
+
+
+def _carried(steps: Steps, row: Float[Array, " out"], through_relu: Callable[[Lines, Array], tuple[Array, Array]]):
+    """The row at the input of the steps, and the sum of the constants that arise on the way."""
     constant = jnp.zeros((), row.dtype)
     for step in reversed(steps):
         if step.lines is not None:
-            lines = step.lines
-            # A neuron is bounded from below where it counts positively, from above where it counts negatively.
-            constant = constant + jnp.sum(jnp.where(row < 0, row * lines.intercept, 0))
-            row = row * (lines.above if lines.below is lines.above else jnp.where(row < 0, lines.above, lines.below))
+            row, more = through_relu(step.lines, row)
+            constant = constant + more
         elif isinstance(step.layer, Residual):
-            along, first = backward(step.branch, row)
-            past, second = backward(step.shortcut, row)
+            along, first = _carried(step.branch, row, through_relu)
+            past, second = _carried(step.shortcut, row, through_relu)
             row, constant = along + past, constant + first + second
         else:
             offset = step.layer.offset(row.dtype)
             constant = constant if offset is None else constant + times(row, offset)
             row = step.layer.transposed(row)
     return row, constant
+
+
+def _least(lines: Lines, row: Float[Array, " width"]) -> tuple[Float[Array, " width"], Float[Array, ""]]:
+    # A neuron is bounded from below where it counts positively, from above where it counts negatively.
+    constant = jnp.sum(jnp.where(row < 0, row * lines.intercept, 0))
+    return row * (lines.above if lines.parallel else jnp.where(row < 0, lines.above, lines.below)), constant
+
+
+def _least_and_most(lines: Lines, row: Float[Array, " width"]) -> tuple[Float[Array, " width"], Float[Array, "2"]]:
+    lifted = row * lines.intercept
+    return row * lines.above, jnp.stack([jnp.sum(jnp.minimum(lifted, 0)), jnp.sum(jnp.maximum(lifted, 0))])
 
 
 def resolve(head: Head, threat: Threat, z: Float[Array, " h"], row: Float[Array, " h"], constant) -> Array:
@@ -73,60 +98,21 @@ def lower_of_rows(
     return by_row(lambda row: resolve(head, threat, z, *backward(steps, row)), rows)
 
 
-def backward_boxes(
-    head: Head, layers: Sequence[Any], threat: Threat, z: Float[Array, " h"], method: Method
-) -> list[Box]:
-    """The box before every ReLU, each by a backward pass over the layers below it."""
-    boxes: list[Box] = []
+def middle_and_reach(
+    steps: Steps,
+    least: Callable[[Float[Array, " h"]], Float[Array, ""]],
+    symmetric: bool,
+    z: Float[Array, " h"],
+    row: Float[Array, " out"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(middle, reach) of bounds of <row, steps(head(x'))> over x + B, where z = head(x).
 
-    def walk(layers: Sequence[Any], before: Steps, size: int) -> tuple[Steps, int]:
-        steps: Steps = ()
-        for layer in layers:
-            if isinstance(layer, ReLU):
-                boxes.append(_box(head, before + steps, threat, z, size))
-                step = Step(layer, relu_lines(boxes[-1], method.slope, method.upper))
-            elif isinstance(layer, Residual):
-                branch, after = walk(layer.branch, before + steps, size)
-                step = Step(layer, None, branch, walk(layer.shortcut, before + steps, size)[0])
-                size = after
-            else:
-                step = Step(layer)
-                size = jax.eval_shape(layer, jax.ShapeDtypeStruct((size,), z.dtype)).shape[0]
-            steps = (*steps, step)
-        return steps, size
-
-    walk(layers, (), z.shape[0])
-    return boxes
-
-
-def _box(head: Head, steps: Steps, threat: Threat, z: Float[Array, " h"], width: int) -> Box:
-    """The box of what the steps return, of that width."""
-    if not steps:
-        return head.box(threat, z)
-
-    largest = 2 * _largest(head, steps, z)
-    if rows_at_once(width, largest, z.dtype) == width:
-        identity = jnp.eye(width, dtype=z.dtype)
-        both = lower_of_rows(head, steps, threat, z, jnp.concatenate([identity, -identity]))
-        return Box.between(both[:width], -both[width:])
-
-    def of_pair(row):
-        return lower_of_rows(head, steps, threat, z, jnp.stack([row, -row]))
-
-    pairs = over_identity(of_pair, width, largest, z.dtype)
-    return Box.between(pairs[:, 0], -pairs[:, 1])
-
-
-def _largest(head: Head, steps: Steps, z: Float[Array, " h"]) -> int:
-    """The size of the largest vector of a backward pass."""
-    return max(head.inputs(z), _sizes(steps, z.shape[0], z.dtype)[1])
-
-
-def _sizes(steps: Steps, size: int, dtype) -> tuple[int, int]:
-    """Of the output of the steps, and of the largest vector on the way."""
-    largest = size
-    for step in steps:
-        paths = [_sizes(path, size, dtype)[1] for path in (step.branch, step.shortcut) if path]
-        size = jax.eval_shape(step.layer, jax.ShapeDtypeStruct((size,), dtype)).shape[0]
-        largest = max(largest, size, *paths)
-    return size, largest
+    `least` is the least of <row, head(x') - z> over the threat; `symmetric` is whether -B = B.
+    """
+    if symmetric and parallel(steps):
+        slopes, (low, high) = backward_both(steps, row)
+        return slopes @ z + (low + high) / 2, (high - low) / 2 - least(slopes)
+    lower, minus_upper = (
+        slopes @ z + constant + least(slopes) for slopes, constant in (backward(steps, row), backward(steps, -row))
+    )
+    return (lower - minus_upper) / 2, -(lower + minus_upper) / 2

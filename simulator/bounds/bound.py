@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from simulator.bounds.backward import Steps, backward, backward_boxes, bounded, resolve
+from simulator.bounds.backward import Steps, backward, bounded, resolve
 from simulator.bounds.box import Box, relu_lines
+from simulator.bounds.boxes import backward_boxes
 from simulator.bounds.forward import Planes, forward
 from simulator.bounds.head import Head, split
 from simulator.bounds.interval import interval

@@ -40,9 +40,20 @@ class Box(eqx.Module):
 class Lines(eqx.Module):
     """below * z <= ReLU(z) <= above * z + intercept for every neuron of a layer, on its box."""
 
-    below: Float[Array, " width"]
+    lower: Float[Array, " width"] | None
+    """The slope of the lower line; None: that of the upper line, to which it is parallel."""
     above: Float[Array, " width"]
     intercept: Float[Array, " width"]
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the two lines of every neuron are."""
+        return self.lower is None
+
+    @property
+    def below(self) -> Float[Array, "*batch width"]:
+        """The slope of the lower line."""
+        return self.above if self.lower is None else self.lower
 
 
 def relu_lines(box: Box, slope: str | Float[Array, " width"], upper: str = "chord") -> Lines:
@@ -58,6 +69,5 @@ def relu_lines(box: Box, slope: str | Float[Array, " width"], upper: str = "chor
     slopes = LOWER_SLOPES[slope](box.middle, chord) if isinstance(slope, str) else slope
     line, intercept = UPPER_LINES[upper](box.middle + reach, chord, chord * (reach - box.middle))
     above = jnp.where(unstable, line, active)
-    # Parallel lines are one array, not two equal ones: their gradients are then one sum over a batch.
-    below = above if slopes is line else jnp.where(unstable, slopes, active)
+    below = None if slopes is line else jnp.where(unstable, slopes, active)
     return Lines(below, above, jnp.where(unstable, intercept, 0))

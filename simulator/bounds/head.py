@@ -107,7 +107,11 @@ def over_identity(function: Callable[[Array], Any], width: int, largest: int, dt
     `largest` is the size of the largest vector the function makes of a row.
     """
 
+    at_once = rows_at_once(width, largest, dtype)
+    if at_once == width:
+        return jax.vmap(function)(jnp.eye(width, dtype=dtype))
+
     def of_row(at):
         return function(jax.nn.one_hot(at, width, dtype=dtype))
 
-    return jax.lax.map(of_row, jnp.arange(width), batch_size=rows_at_once(width, largest, dtype))
+    return jax.lax.map(of_row, jnp.arange(width), batch_size=at_once)

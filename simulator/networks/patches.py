@@ -15,7 +15,10 @@ from jaxtyping import Array, Float
 Shape = tuple[int, int, int]
 """(channels, height, width)"""
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Pair = tuple[int, int]
+"""(down, across)"""
+
+Padding = tuple[Pair, Pair]
 """((above, below), (left, right))"""
 
 
@@ -30,7 +33,7 @@ def as_product() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def out_shape(shape: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, int], padding: Padding) -> Shape:
+def out_shape(shape: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, padding: Padding) -> Shape:
     """(channels, height, width) of what a kernel [outer, inner, rows, columns] makes of an image."""
     sizes = zip(shape[1:], kernel[-2:], stride, padding, strict=True)
     rows, columns = ((size + sum(pad) - reach) // step + 1 for size, reach, step, pad in sizes)
@@ -40,7 +43,7 @@ def out_shape(shape: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int
 def product(
     kernel: Float[Array, "outer inner rows columns"],
     image: Float[Array, "inner height width"],
-    stride: tuple[int, int],
+    stride: Pair,
     padding: Padding,
 ) -> Float[Array, "outer higher wider"]:
     """The cross-correlation of an image, zeros padded around it, with kernels; the same as `jax.lax.conv` up to
@@ -51,7 +54,19 @@ def product(
     return (_patches(image, places, blocks, stride, padding) @ matrix).T.reshape(outer, *places)
 
 
-def _in_blocks(kernel, blocks: list[int], stride: tuple[int, int]) -> Float[Array, "down across high wide inner outer"]:
+def windows(
+    image: Float[Array, "channels height width"], places: Pair, size: Pair, stride: Pair, origin: Pair
+) -> Float[Array, "places channels rows columns"]:
+    """Windows of that size, the first with its corner at `origin`, each next one a stride further; zeros outside."""
+    channels = image.shape[0]
+    blocks = [-(-reach // step) for reach, step in zip(size, stride, strict=True)]
+    padding = ((-origin[0], 0), (-origin[1], 0))
+    seen = _patches(image, list(places), blocks, stride, padding).reshape(-1, *blocks, *stride, channels)
+    whole = [count * step for count, step in zip(blocks, stride, strict=True)]
+    return seen.transpose(0, 5, 1, 3, 2, 4).reshape(-1, channels, *whole)[:, :, : size[0], : size[1]]
+
+
+def _in_blocks(kernel, blocks: list[int], stride: Pair) -> Float[Array, "down across high wide inner outer"]:
     """The kernels, filled up with zeros to whole blocks."""
     outer, inner, rows, columns = kernel.shape
     (down, across), (high, wide) = blocks, stride
@@ -59,7 +74,7 @@ def _in_blocks(kernel, blocks: list[int], stride: tuple[int, int]) -> Float[Arra
     return filled.reshape(outer, inner, down, high, across, wide).transpose(2, 4, 3, 5, 1, 0)
 
 
-def _patches(image, places: list[int], blocks: list[int], stride: tuple[int, int], padding: Padding):
+def _patches(image, places: list[int], blocks: list[int], stride: Pair, padding: Padding):
     """What the kernels read at every place, in the order of `_in_blocks`: [places, inputs]."""
     inner, height, width = image.shape
     (rows, columns), (down, across), (high, wide) = places, blocks, stride
