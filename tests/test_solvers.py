@@ -126,15 +126,26 @@ class _Unturned:
         raise ValueError("in the coordinates of the data")
 
 
+@pytest.mark.parametrize(("n", "dim"), [(20, 50), (60, 20)])
 @pytest.mark.parametrize("kind", [threats.L2, threats.SignalDirected, threats.Orthogonal, threats.Segments])
-def test_a_threat_that_may_be_turned_has_the_same_steps_for_less(kind, float64):
-    """n^2 d once a solve or at every step: after the first few steps the multipliers are the same."""
-    z, rows = points(20, 50), jnp.asarray(frame(50))[:3]
+def test_a_threat_that_may_be_turned_has_the_same_steps_for_less(kind, n, dim, float64):
+    """n^2 d once a solve or at every step, or n d^2: after the first few steps the multipliers are the same."""
+    z, rows = points(n, dim), jnp.asarray(frame(dim))[:3]
     arguments = {threats.L2: (), threats.Segments: (rows,)}.get(kind, (rows[0],))
     unturned = type(kind)("Unturned", (_Unturned, kind), {})
     turned, plain = (ridge_logistic(z, threat(0.8, *arguments), 1e-4, 1e-3) for threat in (kind, unturned))
     assert turned.steps == plain.steps >= 2
     np.testing.assert_allclose(turned.multipliers, plain.multipliers, rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", ["l2", "signal", "orthogonal", "spheroid", "segments"])
+def test_more_points_than_dimensions_are_solved_with_small_penalties(name, dtype, float64):
+    """Where the curvature is large a step in the coordinates [d, d] is a small difference of large numbers."""
+    z = points(60, 12, shift=0.0).astype(dtype)
+    threat = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), THREATS[name](0.4, 12))
+    for penalty in (1.0, 1e-3, 1e-6):
+        assert ridge_logistic(z, threat, jnp.asarray(penalty, dtype)).outcome == theory.Outcome.SOLVED
 
 
 def test_a_solve_that_stops_early_says_so(float64):
@@ -272,14 +283,16 @@ def shapes_of(jaxpr, primitive):
 
 
 @pytest.mark.parametrize("solve", [theory.max_margin, lambda z, threat: theory.ridge_logistic(z, threat, 0.1)])
-def test_a_batch_is_factored_one_matrix_at_a_time(solve):
+@pytest.mark.parametrize("dim", [20, 8])
+def test_a_batch_is_factored_one_matrix_at_a_time(solve, dim):
     """A batched factorisation waits in the thread pool that is to do it: for ever, if there are as many as threads."""
-    z = jnp.stack([points(12, 20), points(12, 20, seed=1)])
+    z = jnp.stack([points(12, dim), points(12, dim, seed=1)])
 
     def both(z):
         return jax.vmap(lambda radius: jax.vmap(lambda one: solve(one, threats.L2(radius)))(z))(jnp.array([0.1, 0.2]))
 
-    assert set(shapes_of(jax.make_jaxpr(both)(z).jaxpr, "cholesky")) == {(12, 12)}
+    assert {len(shape) for shape in shapes_of(jax.make_jaxpr(both)(z).jaxpr, "cholesky")} == {2}
+    assert {len(shape) for shape in shapes_of(jax.make_jaxpr(both)(z).jaxpr, "eigh")} <= {1, 2}
     together = quick_jit(both)(z)
     alone = quick_jit(solve)(z[1], threats.L2(0.2))
     np.testing.assert_allclose(together.value[1, 1], alone.value, rtol=1e-4)

@@ -15,7 +15,7 @@ H(p) = -p log p - (1 - p) log(1 - p), since the maximum of <w, u> - c h(w) over 
 The optimal w points along u - P(u): from a dual candidate follow a classifier, its value, and a bound on the best one.
 Both are solved by Newton's method with a matrix [n, n] a step.  It costs n^2 d, or that once a solve and n^2 + n d a
 step where the threat is the same in every orthonormal basis that keeps its axes; there `in_span` makes d about n, which
-pays for several solves of the same points.
+pays for several solves of the same points, and the logistic steps have a matrix [d, d] if that is smaller.
 
 **Source:** derived here; the first for l_inf in Donhauser et al. (2021), arXiv 2108.02883, appendix.
 """
@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from simulator.theory.problem import Place, Problem, factor_of, residual, solve
 from simulator.threats import Threat
 
 _MAX_STEPS = 80
@@ -92,109 +93,11 @@ def _coordinates(rows: Float[Array, "r d"]) -> Float[Array, "r r"]:
     that squaring them costs digits nobody asks for: the relative error of a length in their hull is at most about
     eps |L|^2 |L^-1|^2.  Else by QR.
     """
-    factor, one = _factor(rows @ rows.T), jnp.eye(len(rows), dtype=rows.dtype)
+    factor, one = factor_of(rows @ rows.T), jnp.eye(len(rows), dtype=rows.dtype)
     inverse = jax.lax.linalg.triangular_solve(factor, one, left_side=True, lower=True)
     error = jnp.finfo(rows.dtype).eps * jnp.sum(factor**2) * jnp.sum(inverse**2)
     # Not "above": a factor that does not exist is no number.
     return jax.lax.cond(error < _tolerance(rows.dtype) / 100, lambda: factor, lambda: jnp.linalg.qr(rows.T, mode="r").T)
-
-
-class _Place(NamedTuple):
-    """Where a dual candidate a is."""
-
-    u: Float[Array, " d"]
-    """sum_i a_i z_i"""
-    q: Float[Array, " d"]
-    """u - P(u)"""
-    along: Float[Array, " n"]
-    """<q, z_i> - h(q): the worst-case margins of the classifier q."""
-
-
-def _residual(threat: Threat, u: Float[Array, " d"], scale: Float[Array, ""]) -> Float[Array, " d"]:
-    """u - P(u), P the projection onto the hull of `scale` times the threat."""
-    return u - threat.with_radius(scale * threat.radius).nearest(u)
-
-
-class _Problem(NamedTuple):
-    """The points, the threat, and what both solvers read off them at every step."""
-
-    points: Float[Array, "n d"]
-    threat: Threat
-    axes: Float[Array, "k d"] | None
-    """Of a threat that is the same in every orthonormal basis which keeps them."""
-    products: Float[Array, "n n"] | None
-    """Of such a threat: the inner products of the points."""
-
-    @staticmethod
-    def of(points: Float[Array, "n d"], threat: Threat) -> "_Problem":
-        if not threat.symmetric:
-            raise ValueError(f"{type(threat).__name__} is not symmetric: the solvers need -B = B")
-        try:
-            axes = threat.axes(points.shape[1]).astype(points.dtype)
-        except ValueError:
-            axes = None
-        # Axes that fill the space leave nothing to turn.
-        turns = axes is not None and len(axes) < points.shape[1]
-        return _Problem(points, threat, axes, points @ points.T if turns else None)
-
-    def place(self, a: Float[Array, " n"], scale: Float[Array, ""]) -> _Place:
-        u = a @ self.points
-        q = _residual(self.threat, u, scale)
-        return _Place(u, q, self.points @ q - self.threat.support(q))
-
-    def curvature(self, place: _Place, scale: Float[Array, ""], shift: Float[Array, " d"]) -> Float[Array, "n n"]:
-        """<z_i - shift, J (z_j - shift)>, J the derivative of u - P(u), which is symmetric.
-
-        It is the derivative of <q, z_i> - h(q) by a_j: with the shift 0 where c stays, and with the shift P(u)/c where
-        c grows with every a_j, since P(u)/c attains the support at q, so that dh(q) = <dq, P(u)>/c, and q changes with
-        c by -J P(u)/c, both being second derivatives of |q|^2/2.
-
-        Where rotations about the axes leave the threat as it is, those about the axes and u leave J as it is: it is a
-        multiple of the identity but for the span of these, and n^2 d becomes n^2.
-        """
-        change = jax.vmap(jax.linearize(lambda u: _residual(self.threat, u, scale), place.u)[1])
-        if self.axes is None or self.products is None:
-            moved = self.points - shift[None]
-            return change(moved) @ moved.T
-        frame = jnp.concatenate([self.axes, _across(self.axes, place.u)[None]])
-        probe = _outside(frame)
-        changes = change(jnp.concatenate([frame, probe[None]]))
-        share = changes[-1] @ probe / jnp.maximum(probe @ probe, jnp.finfo(probe.dtype).tiny)
-        seen = self.points @ jnp.concatenate([frame, shift[None]]).T
-        inside, along = seen[:, :-1] - (frame @ shift)[None], seen[:, -1]
-        excess = (changes[:-1] - share * frame) @ frame.T
-        moved = self.products - along[:, None] - along[None] + shift @ shift
-        return share * moved + inside @ excess @ inside.T
-
-
-def _across(axes: Float[Array, "k d"], u: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The direction of u across orthonormal axes; 0 where there is none."""
-    # Twice: where u almost lies along the axes, what is left after once is rounding, not orthogonal to them.
-    for _ in range(2):
-        u = u - (axes @ u) @ axes
-        length = jnp.linalg.norm(u)
-        u = u / jnp.where(length > 0, length, 1)
-    return u
-
-
-def _outside(frame: Float[Array, "k d"]) -> Float[Array, " d"]:
-    """A vector orthogonal to the frame: what is left of the unit vector that it covers least."""
-    least = jnp.argmin(jnp.sum(frame**2, axis=0))
-    return jnp.zeros_like(frame[0]).at[least].set(1) - frame[:, least] @ frame
-
-
-# One matrix at a time: a batch of them is given to the thread pool of the backend by a thread of the same pool, which
-# then waits for it; two programs at once on a machine of two cores wait for ever (jaxlib 0.10).
-@jax.custom_batching.sequential_vmap
-def _factor(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The lower Cholesky factor."""
-    return jnp.linalg.cholesky(matrix, symmetrize_input=False)
-
-
-@jax.custom_batching.sequential_vmap
-def _solve(factor: Float[Array, "n n"], right: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """Of the system whose Cholesky factor this is."""
-    return jax.scipy.linalg.cho_solve((factor, True), right)
 
 
 def max_margin(points: Float[Array, "n d"], threat: Threat, tolerance: float | None = None) -> Classifier:
@@ -206,7 +109,7 @@ def max_margin(points: Float[Array, "n d"], threat: Threat, tolerance: float | N
     """
     n, dtype = points.shape[0], points.dtype
     length = jnp.max(jnp.linalg.norm(points, axis=1))
-    hull = _Hull(_Problem.of(points, threat), _tolerance(dtype) if tolerance is None else tolerance, length)
+    hull = _Hull(Problem.of(points, threat), _tolerance(dtype) if tolerance is None else tolerance, length)
     start = jnp.full(n, 1 / n, dtype)
     place = hull.place(start)
     slack = place.along - jnp.min(place.along) + jnp.maximum(hull.distance(place), hull.touching) ** 2
@@ -226,7 +129,7 @@ def max_margin(points: Float[Array, "n d"], threat: Threat, tolerance: float | N
 class _Hull(NamedTuple):
     """How far the hull of the points is from the threat: half the squared distance over multipliers in the simplex."""
 
-    problem: _Problem
+    problem: Problem
     tolerance: float
     length: Float[Array, ""]
     """Of the longest point: the scale of what is 0."""
@@ -236,19 +139,19 @@ class _Hull(NamedTuple):
         """A distance that is 0 up to the tolerance."""
         return self.tolerance * self.length
 
-    def place(self, a: Float[Array, " n"]) -> _Place:
+    def place(self, a: Float[Array, " n"]) -> Place:
         return self.problem.place(a, jnp.ones((), a.dtype))
 
-    def distance(self, place: _Place) -> Float[Array, ""]:
+    def distance(self, place: Place) -> Float[Array, ""]:
         """A bound on every margin."""
         return jnp.linalg.norm(place.q)
 
-    def margin(self, place: _Place) -> Float[Array, ""]:
+    def margin(self, place: Place) -> Float[Array, ""]:
         """Of the classifier q."""
         bound = self.distance(place)
         return jnp.min(place.along) / jnp.where(bound > 0, bound, 1)
 
-    def finished(self, place: _Place) -> Bool[Array, ""]:
+    def finished(self, place: Place) -> Bool[Array, ""]:
         bound = self.distance(place)
         return (bound - self.margin(place) <= self.tolerance * bound) | (bound <= self.touching)
 
@@ -270,17 +173,17 @@ class _Hull(NamedTuple):
         a = a / jnp.sum(a)
         return a, s + size * change, self.place(a), count + 1
 
-    def _barriers(self, a, place: _Place, move, centre, sizes: Float[Array, " k"]) -> Float[Array, " k"]:
+    def _barriers(self, a, place: Place, move, centre, sizes: Float[Array, " k"]) -> Float[Array, " k"]:
         """|q|^2/2 - centre sum_i log(a_i) after every step size along the move."""
         one, along = jnp.ones((), a.dtype), move @ self.problem.points
 
         def barrier(size):
-            q = _residual(self.problem.threat, place.u + size * along, one)
+            q = residual(self.problem.threat, place.u + size * along, one)
             return q @ q / 2 - centre * jnp.sum(jnp.log(a + size * move))
 
         return jax.vmap(barrier)(sizes)
 
-    def _newton(self, a, s, place: _Place):
+    def _newton(self, a, s, place: Place):
         """target -> the changes of a and s in Newton's step to a_i s_i = target_i, sum(a) = 1, s = gradient - nu."""
         gradient = place.along + self.problem.threat.support(place.q)
         # In these units the matrix is the identity and something positive: it has a factor whatever the rounding.
@@ -288,11 +191,11 @@ class _Hull(NamedTuple):
         still = jnp.zeros_like(place.u)
         curvature = jnp.outer(unit, unit) * self.problem.curvature(place, jnp.ones((), a.dtype), still)
         floor = 1 + 4 * a.size * jnp.finfo(a.dtype).eps * jnp.max(jnp.diag(curvature))
-        factor = _factor(curvature + floor * jnp.eye(a.size, dtype=a.dtype))
+        factor = factor_of(curvature + floor * jnp.eye(a.size, dtype=a.dtype))
 
         def toward(target):
             right = jnp.stack([target / a - gradient, jnp.ones_like(a)], 1)
-            free, level = (unit[:, None] * _solve(factor, unit[:, None] * right)).T
+            free, level = (unit[:, None] * solve(factor, unit[:, None] * right)).T
             move = free - level * jnp.sum(free) / jnp.sum(level)
             return move, (target - s * move) / a - s
 
@@ -310,7 +213,7 @@ def ridge_logistic(
     """
     n, dtype = points.shape[0], points.dtype
     tolerance = _tolerance(dtype) if tolerance is None else tolerance
-    dual = _Entropies(_Problem.of(points, threat), jnp.asarray(penalty, dtype), tolerance)
+    dual = _Entropies(Problem.of(points, threat), jnp.asarray(penalty, dtype), tolerance)
     start = dual.start()
     logits, place, steps = jax.lax.while_loop(
         lambda state: (state[2] < _MAX_STEPS) & ~dual.finished(*state[:2]),
@@ -325,7 +228,7 @@ def ridge_logistic(
 class _Entropies(NamedTuple):
     """The dual of logistic regression, over the logits l of p_i = n a_i: at the optimum l_i = -m_i."""
 
-    problem: _Problem
+    problem: Problem
     penalty: Float[Array, ""]
     tolerance: float
 
@@ -333,38 +236,34 @@ class _Entropies(NamedTuple):
         """The best p with all entries equal, to half a logit: then |q|^2 is p^2 times what it is at p = 1."""
         points = self.problem.points
         mean = jnp.mean(points, axis=0)
-        q = _residual(self.problem.threat, mean, jnp.ones((), points.dtype))
+        q = residual(self.problem.threat, mean, jnp.ones((), points.dtype))
         logits = -0.5 * jnp.arange(64, dtype=points.dtype)
         values = _entropy(logits) - jax.nn.sigmoid(logits) ** 2 * (q @ q) / (4 * self.penalty)
         return jnp.full(len(points), logits[jnp.argmax(values)])
 
-    def place(self, logits: Float[Array, " n"]) -> _Place:
+    def place(self, logits: Float[Array, " n"]) -> Place:
         p = jax.nn.sigmoid(logits)
         return self.problem.place(p / p.size, jnp.mean(p))
 
-    def margins(self, place: _Place) -> Float[Array, " n"]:
+    def margins(self, place: Place) -> Float[Array, " n"]:
         return place.along / (2 * self.penalty)
 
-    def certify(self, logits, place: _Place) -> tuple[Array, Array]:
+    def certify(self, logits, place: Place) -> tuple[Array, Array]:
         """The loss of the classifier q / (2 penalty), and what the dual says no classifier surpasses."""
         ridge = place.q @ place.q / (4 * self.penalty)
         return jnp.mean(jax.nn.softplus(-self.margins(place))) + ridge, jnp.mean(_entropy(logits)) - ridge
 
-    def finished(self, logits, place: _Place) -> Bool[Array, ""]:
+    def finished(self, logits, place: Place) -> Bool[Array, ""]:
         value, bound = self.certify(logits, place)
         return value - bound <= self.tolerance * bound
 
     def step(self, state):
         """Newton's, the better of moving p and moving the logits: where some p is far too large, the logits go on."""
         logits, place, count = state
-        n, p, rest = logits.size, jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
+        p, rest = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
         scale, missing = jnp.mean(p), -self.margins(place) - logits
-        curvature = self.problem.curvature(place, scale, (place.u - place.q) / scale) / (2 * n * self.penalty)
-        # In these units the matrix is the identity and something positive, however small p is.
-        unit = jnp.sqrt(p * rest)
-        factor = _factor(jnp.outer(unit, unit) * curvature + jnp.eye(n, dtype=p.dtype))
-        move = unit * _solve(factor, (unit * missing)[:, None])[:, 0]
-        turn = missing - curvature @ move
+        move, bent = self._newton(place, scale, jnp.sqrt(p * rest), missing)
+        turn = missing - bent
         shares, tiny = 0.25 ** jnp.arange(6, dtype=p.dtype)[:, None], jnp.finfo(p.dtype).tiny
         step = shares * jnp.minimum(1, 0.99 * _to_boundary(p, move, rest, -move)) * move[None]
         straight = jnp.log(jnp.maximum(p[None] + step, tiny)) - jnp.log(jnp.maximum(rest[None] - step, tiny))
@@ -372,9 +271,36 @@ class _Entropies(NamedTuple):
         logits = candidates[_first_largest(self._duals(candidates))]
         return logits, self.place(logits), count + 1
 
+    def _newton(self, place: Place, scale, unit: Float[Array, " n"], missing: Float[Array, " n"]):
+        """Newton's move of p, (1 / unit^2 + C) move = missing with C the curvature, and C move."""
+        shift, weight, one = (
+            (place.u - place.q) / scale,
+            2 * unit.size * self.penalty,
+            partial(jnp.eye, dtype=unit.dtype),
+        )
+        # In these units the matrix is the identity and something positive, however small p is.
+        root = self.problem.root(place, scale, shift)
+        if root is None:
+            curvature = self.problem.curvature(place, scale, shift) / weight
+            factor = factor_of(jnp.outer(unit, unit) * curvature + one(unit.size))
+            move = unit * solve(factor, (unit * missing)[:, None])[:, 0]
+            return move, curvature @ move
+        root = root / jnp.sqrt(weight)
+        tall = unit[:, None] * root
+        factor = factor_of(tall.T @ tall + one(tall.shape[1]))
+
+        def solved(right):
+            return right - tall @ solve(factor, (right @ tall)[:, None])[:, 0]
+
+        right = unit * missing
+        first = solved(right)
+        # What is left where the curvature is large is a small difference of large numbers: once more with the error.
+        move = unit * (first + solved(right - first - tall @ (first @ tall)))
+        return move, root @ (move @ root)
+
     def _duals(self, candidates: Float[Array, "k n"]) -> Float[Array, " k"]:
         p = jax.nn.sigmoid(candidates)
-        q = jax.vmap(partial(_residual, self.problem.threat))(p @ self.problem.points / p.shape[1], jnp.mean(p, 1))
+        q = jax.vmap(partial(residual, self.problem.threat))(p @ self.problem.points / p.shape[1], jnp.mean(p, 1))
         return jnp.mean(_entropy(candidates), 1) - jnp.sum(q**2, 1) / (4 * self.penalty)
 
 
