@@ -38,6 +38,7 @@ class Problem(NamedTuple):
 
     @staticmethod
     def of(points: Float[Array, "n d"], threat: Threat) -> "Problem":
+        """With what pays to compute once.  Raises `ValueError` unless the threat is symmetric."""
         if not threat.symmetric:
             raise ValueError(f"{type(threat).__name__} is not symmetric: the solvers need -B = B")
         try:
@@ -49,6 +50,7 @@ class Problem(NamedTuple):
         return Problem(points, threat, axes, points @ points.T if turns else None)
 
     def place(self, a: Float[Array, " n"], scale: Float[Array, ""]) -> Place:
+        """Where the candidate a is, against `scale` times the threat."""
         u = a @ self.points
         q = residual(self.threat, u, scale)
         return Place(u, q, self.points @ q - self.threat.support(q))
