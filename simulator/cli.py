@@ -162,6 +162,7 @@ def plot(
     out: Path = Path("results"),
     figures: Path = Path("figures"),
     columns: int | None = None,
+    panel: int | None = None,
     animate: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Draw the figure of a study from its store (or archive) in OUT, as SVG and PNG in FIGURES.
@@ -170,6 +171,8 @@ def plot(
     ----------
     columns
         Of a figure with a panel for each kind of error: so many side by side; 1 has the width of a paper's column.
+    panel
+        One panel alone, counted from 1 line by line: of any figure, for a slide or the column of a paper.
     animate
         Write its animation as GIF instead, for which trial 0 is trained once more.
     """
@@ -183,8 +186,13 @@ def plot(
         drawn, name = chosen.figure(result, chosen.published), chosen.name
     else:
         drawn, name = chosen.in_columns(result, columns), f"{chosen.name}-in-{columns}"
-    for path in plots.save(drawn, figures / name, *words):
-        print(path)
+    if panel is not None:
+        name = f"{name}-panel-{panel}"
+    try:
+        paths = plots.save(drawn, figures / name, *words, panel=panel)
+    except ValueError as error:
+        raise studies.SettingsError(str(error)) from error
+    print(*paths, sep="\n")
 
 
 @app.command

@@ -291,6 +291,15 @@ def test_plot_in_columns_of_a_figure_that_has_none(simulator, finished, tmp_path
     assert not files(tmp_path)
 
 
+def test_plot_of_one_panel(simulator, finished, tmp_path):
+    command = f"plot {finished}/mine.py:STUDY --out {finished} --figures {tmp_path}/new --panel"
+    code, printed, said = simulator(f"{command} 1")
+    assert (code, said) == (0, "")
+    assert printed.split() == [f"{tmp_path}/new/toy-panel-1.{suffix}" for suffix in ("svg", "png")]
+    code, _, said = simulator(f"{command} 9")
+    assert (code, said) == (2, "simulator: panel is 9: the figure has the panels 1 to 1\n")
+
+
 def test_reproduce(simulator, folder, monkeypatch):
     toy = studies.find("mine.py:STUDY")
     monkeypatch.setattr(studies, "STUDIES", {"toy": toy})

@@ -456,6 +456,34 @@ def test_columns_that_cannot_be_are_refused(name, columns, said):
         studies.STUDIES[name].in_columns(RESULTS["l2-budget"](), columns)
 
 
+@pytest.mark.parametrize(
+    ("name", "number"), [("l2-budget", 7), ("alignment", 8), ("signal-directed", 6), ("dimension", 2)]
+)
+def test_a_panel_stands_alone_with_the_words_it_shared(name, number, tmp_path):
+    study, result = studies.STUDIES[name], RESULTS[name]()
+    figure = study.figure(result, study.published)
+    plots.save(figure, tmp_path / "alone", panel=number)
+    seen = [axes for axes in figure.axes if axes.get_visible()]
+    maps = [axes for axes in seen if axes.images]
+    assert len(seen) <= 2 if maps else len(seen) == 1
+    assert seen[0].get_title()
+    assert seen[0].get_xlabel()
+    assert (seen[0].get_legend() is None) == bool(maps)
+    assert not any(legend.get_visible() for legend in figure.legends)
+    # About as wide as the panel is drawn, text included.
+    width = mpl.image.imread(tmp_path / "alone.png").shape[1] / 150
+    assert width < 0.7 * figure.get_figwidth()
+    assert width < 7
+
+
+@pytest.mark.parametrize("number", [0, 11])
+def test_a_panel_that_is_not_there_is_refused(number, tmp_path):
+    study, result = studies.STUDIES["l2-budget"], RESULTS["l2-budget"]()
+    with pytest.raises(ValueError, match=f"panel is {number}: the figure has the panels 1 to 10"):
+        plots.save(study.figure(result, study.published), tmp_path / "alone", panel=number)
+    assert not list(tmp_path.iterdir())
+
+
 def test_errors_show_the_published_curves_of_their_row_alone():
     study = studies.STUDIES["l2-budget"]
     figure = study.figure(l2_budget_result(ok=1), study.published)

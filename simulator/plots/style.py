@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simulator.plots.panel import alone
 from simulator.trials import over_trials
 
 
@@ -128,22 +129,26 @@ def _fix_layout(figure: Figure) -> None:
         axes.set_position(np.round(axes.get_position().bounds, 6))
 
 
-def save(figure: Figure, stem: Path, about: str | None = None, alt: str | None = None) -> list[Path]:
+def save(
+    figure: Figure, stem: Path, about: str | None = None, alt: str | None = None, panel: int | None = None
+) -> list[Path]:
     """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids); both keep `about` inside.
 
-    The SVG has `alt`, what the figure shows, as its title, which screen readers say.
+    The SVG has `alt`, what the figure shows, as its title, which screen readers say.  With a number of a `panel`, from
+    1 on, that panel alone.  Raises `ValueError` if there is no such panel.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     with styled():
         _fix_layout(figure)
+        cut = None if panel is None else alone(figure, panel)
         own: dict[str, dict[str, str | None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
         if alt is not None:
             own[".svg"]["Title"] = alt
         for suffix, metadata in own.items():
             buffer = io.BytesIO()
             described = {} if about is None else {"Description": about}
-            figure.savefig(buffer, format=suffix[1:], metadata={**metadata, **described})
+            figure.savefig(buffer, format=suffix[1:], metadata={**metadata, **described}, bbox_inches=cut)
             path = stem.with_name(stem.name + suffix)
             path.write_bytes(buffer.getvalue())
             paths.append(path)
