@@ -1,8 +1,11 @@
-"""The studies by name and what each claims, without anything that takes time to load."""
+"""The studies and defences by name and what each study claims, without anything that takes time to load."""
 
 import shutil
 import textwrap
 from dataclasses import dataclass
+
+DEFENCES = ("standard", "adversarial", "coap", "crown-ibp", "ibp")
+"""The defences of the papers this package reproduces: what the studies mean by all defences."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from simulator import catalogue, explorer, images, plots, store, studies
 from simulator.console import console_report
-from simulator.startup import fail, keep_compiled_programs, one_sentence
+from simulator.refusal import fail, one_sentence
+from simulator.startup import keep_compiled_programs
 from simulator.studies import GridError, Settings, SettingsError, Study
 
 app = App(

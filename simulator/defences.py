@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simulator import attacks, losses
+from simulator.catalogue import DEFENCES
 from simulator.losses import Loss, Schedule
 
-DEFENCES = ("standard", "adversarial", "coap", "crown-ibp", "ibp")
-"""The defences of the papers this package reproduces: what the studies mean by all defences."""
+__all__ = ["DEFENCES", "MIXTURES", "TABLE", "Defence", "loss_of", "without_warmup"]
 
 
 @dataclass(frozen=True)

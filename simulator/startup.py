@@ -1,9 +1,7 @@
-"""What every command does before it starts, and how it says that it cannot go on."""
+"""What every process that computes does before it starts."""
 
 import os
-import sys
 
-import cyclopts
 import jax
 import platformdirs
 
@@ -25,14 +23,3 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-
-
-def one_sentence(error: cyclopts.CycloptsError) -> str:
-    """What was wrong with a command line, without its line breaks."""
-    return " ".join(str(error).split())
-
-
-def fail(sentence: str, code: int = 2) -> int:
-    """Say why there is no result; returns the exit code."""
-    print(f"simulator: {sentence}", file=sys.stderr)
-    return code

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "bounds": {"networks", "threats"},
     "attacks": {"networks", "threats"},
     "losses": {"bounds", "attacks", "networks", "threats"},
-    "defences": {"attacks", "losses"},
+    "defences": {"attacks", "catalogue", "losses"},
     "metrics": {"bounds", "attacks", "networks", "threats", "data"},
     "train": {"data", "networks", "losses", "threats", "metrics"},
     "gap": {"bounds", "attacks", "networks", "threats", "losses"},
@@ -38,16 +38,20 @@ MAY_IMPORT = {
     "sweep": set(),
     "cluster": set(),
     "plots": {"trials"},
-    "studies": MODULES - {"cli", "console", "explorer", "startup"},
+    "studies": MODULES - {"cli", "console", "explorer", "refusal", "startup"},
     # The other bridge: defences trained live, and a figure of its own.
-    "explorer": {"attacks", "data", "defences", "metrics", "networks", "startup", "threats", "train", "plots"},
+    "explorer": {
+        *{"attacks", "data", "defences", "metrics", "networks", "threats", "train", "plots"},
+        *{"catalogue", "refusal", "startup"},
+    },
     "catalogue": set(),
     "__init__": set(),
     "__main__": {"catalogue", "cli", "explorer"},
+    "refusal": set(),
     "startup": set(),
     # Besides these only the error a grid raises, to print it.
     "console": {"studies"},
-    "cli": {"catalogue", "console", "explorer", "images", "startup", "studies", "store", "plots", "sweep"},
+    "cli": {"catalogue", "console", "explorer", "images", "refusal", "startup", "studies", "store", "plots", "sweep"},
 }
 HOME = {
     "matplotlib": {"plots"},
@@ -57,7 +61,7 @@ HOME = {
     "orbax": {"image_training"},
     **{library: {"explorer"} for library in ("marimo", "uvicorn")},
     **{library: {"images"} for library in ("pooch", "PIL", "requests", "tarfile")},
-    "cyclopts": {"cli", "explorer", "startup"},
+    "cyclopts": {"cli", "explorer", "refusal"},
     **{library: {"cli"} for library in ("argparse", "tomllib")},
     "rich": {"cli", "console"},
 }

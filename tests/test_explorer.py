@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -15,7 +16,8 @@ from programs import quick_jit
 from simulator import explorer, plots
 from simulator.defences import DEFENCES
 from simulator.explorer import command, live, programs, server
-from simulator.explorer.programs import TEST_EXAMPLES, Scalars
+from simulator.explorer.controls import TEST_EXAMPLES
+from simulator.explorer.programs import Scalars
 
 START = explorer.Controls()
 # Every control but the shapes, moved somewhere else, and then several at once.
@@ -34,7 +36,7 @@ MOVES = (
 @pytest.fixture(scope="module")
 def compiled():
     """Programs for the shape of the start, compiled once for all tests."""
-    one = explorer.Live()
+    one = live.Live()
     for program in one.begin(START.shape):
         program.result()
     return one
@@ -190,6 +192,7 @@ def test_the_picture_shows_every_answer(compiled, started):
 @pytest.mark.ci
 def test_the_page_runs_and_shows_the_answer(compiled, monkeypatch):
     """All cells of the page, without a server: controls, picture, numbers."""
+    monkeypatch.setattr(compiled, "announcement", lambda controls: "training", raising=False)
     monkeypatch.setattr(explorer, "shared", lambda: compiled)
     from simulator.explorer import page
 
@@ -201,15 +204,69 @@ def test_the_page_runs_and_shows_the_answer(compiled, monkeypatch):
     assert "nothing was compiled" in shown
 
 
-def test_what_is_announced_before_an_answer(monkeypatch):
+def test_a_setting_is_ready_once_its_programs_are_compiled(monkeypatch):
     monkeypatch.setattr(live, "compiled", lambda shape, name: print)
-    fresh = explorer.Live()
-    assert explorer.announcement(fresh, START) == "compiling for d = 2 and 100 hidden neurons, once; then training"
+    fresh = live.Live()
+    assert not fresh.ready(START)
     for program in fresh.begin(START.shape, live.needed(START)):
         program.result()
-    assert explorer.announcement(fresh, START) == "training"
-    other = dataclasses.replace(START, right="ibp")
-    assert explorer.announcement(fresh, other).startswith("compiling")
+    assert fresh.ready(START)
+    assert not fresh.ready(dataclasses.replace(START, right="ibp"))
+
+
+# ---- the process that computes ----
+
+
+@pytest.fixture(scope="module")
+def other_process():
+    one = explorer.Computer()
+    yield one
+    one.end()
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_another_process_answers_the_same(other_process, compiled, started):
+    waiting = "compiling for d = 2 and 100 hidden neurons, once; then training"
+    assert other_process.announcement(START) == waiting
+    answer = other_process.answer(START)
+    assert (answer.controls, answer.epochs) == (START, started.epochs)
+    jax.tree.map(np.testing.assert_array_equal, dict(answer.sides), dict(started.sides))
+    assert other_process.announcement(START) == "training"
+    assert other_process.announcement(dataclasses.replace(START, dim=3)).startswith("compiling for d = 3")
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_a_process_that_has_ended_is_said_to_have(other_process):
+    """Last of its process."""
+    other_process.end()
+    with pytest.raises(explorer.ComputerError, match="has ended: start the explorer again"):
+        other_process.answer(START)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_process_goes_with_the_one_that_started_it():
+    """Killed, it can tell nobody: the other end of the pipe is gone."""
+    lines = "from simulator.explorer import Computer; c = Computer(); print(c._process.pid, flush=True); input()"
+    command = [sys.executable, "-c", lines]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        child = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(600):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("still there after a minute")
+
+
+def test_what_the_page_needs_loads_nothing_that_takes_time():
+    lines = "import sys; import simulator.explorer; print({'jax', 'matplotlib', 'xarray', 'marimo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_a_compiler_without_the_switch_compiles_all_the_same(monkeypatch):
@@ -223,7 +280,6 @@ def test_a_compiler_without_the_switch_compiles_all_the_same(monkeypatch):
 
 def test_without_the_extra_it_is_refused_in_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
     assert command.main(["explore", "--no-browser"]) == 2
     said = capsys.readouterr().err
     assert said == "simulator: the explorer needs marimo, which is not installed: pip install 'simulator[explorer]'\n"
@@ -231,7 +287,6 @@ def test_without_the_extra_it_is_refused_in_one_sentence(capsys, monkeypatch):
 
 @pytest.mark.parametrize("port", [-1, 70000, "taken"])
 def test_a_port_that_cannot_be_had_is_refused(capsys, monkeypatch, port):
-    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -244,11 +299,3 @@ def test_a_port_that_cannot_be_had_is_refused(capsys, monkeypatch, port):
 def test_only_this_machine_can_reach_it():
     with server._listening(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
-
-
-def test_explore_loads_no_server_until_it_is_asked_to():
-    """Neither marimo nor a server is needed to use the rest."""
-    lines = "import sys; from simulator import cli, explorer; print({'marimo', 'uvicorn'} & set(sys.modules))"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == "set()\n"

@@ -1,10 +1,15 @@
-"""The explorer: two defences side by side, trained again whenever a control moves, in the browser."""
+"""The explorer: two defences side by side, trained again whenever a control moves, in the browser.
 
+The page and its server load only what is named here, and no JAX; `live` and `programs` are of the process that
+computes.
+"""
+
+from simulator.explorer.answer import Answer
 from simulator.explorer.command import explore
-from simulator.explorer.controls import CHOICES, LIMITS, Controls, Shape
-from simulator.explorer.live import Answer, Live, shared
+from simulator.explorer.computer import Computer, ComputerError, shared
+from simulator.explorer.controls import CHOICES, LABELS, LIMITS, RECOMPILES, Controls, Shape
 from simulator.explorer.server import ExplorerError, serve
-from simulator.explorer.words import LABELS, RECOMPILES, announcement, description, numbers, status
+from simulator.explorer.words import description, numbers, status
 
 __all__ = [
     "CHOICES",
@@ -12,11 +17,11 @@ __all__ = [
     "LIMITS",
     "RECOMPILES",
     "Answer",
+    "Computer",
+    "ComputerError",
     "Controls",
     "ExplorerError",
-    "Live",
     "Shape",
-    "announcement",
     "description",
     "explore",
     "numbers",

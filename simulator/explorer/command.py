@@ -3,7 +3,7 @@
 import cyclopts
 
 from simulator.explorer.server import ExplorerError, serve
-from simulator.startup import fail, keep_compiled_programs, one_sentence
+from simulator.refusal import fail, one_sentence
 
 app = cyclopts.App(name="simulator", help_format="plaintext", suppress_keyboard_interrupt=False)
 
@@ -24,7 +24,6 @@ def explore(*, port: int = 2718, browser: bool = True) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a command line that begins with `explore`; returns the exit code: 0, 2 for bad input, 130 if interrupted."""
-    keep_compiled_programs()
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:

@@ -1,33 +1,32 @@
-"""What can be set in the explorer, and within which limits."""
+"""What can be set in the explorer, within which limits, what it is called, and what is fixed.  Loads nothing that
+takes time."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-from simulator import threats
-from simulator.data import ConcentricSpheres, LinearlySeparable, Task
-from simulator.defences import DEFENCES
+from simulator.catalogue import DEFENCES
 
 MOST_EXAMPLES = 200
 """Training examples a program has room for; those beyond `Controls.n` have no weight."""
 
+EPOCHS, LEARNING_RATE, MOMENTUM = 300, 0.05, 0.9
+"""Full-batch steps of SGD, from PyTorch's initialisation."""
+ATTACK_STEPS = 10
+"""Of APGD on the margin, in training and in the measurement."""
+RECORDS = 30
+"""Of the loss along training."""
+TEST_EXAMPLES = 400
+"""Fresh examples of every measurement."""
+
 INNER, NOISE = 1.0, 1.0
 """Radius of the inner sphere and standard deviation of the linear data, in units of x."""
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "concentric spheres": lambda dim, margin: ConcentricSpheres(dim, INNER, INNER + margin),
-    "linearly separable": lambda dim, margin: LinearlySeparable(dim, margin, NOISE),
-}
-"""(dim, margin) -> task.  The margin is the gap between the radii, or half the distance of the classes."""
+SPHERES, LINEAR = TASKS = ("concentric spheres", "linearly separable")
+"""The margin is the gap between the radii, or half the distance of the classes."""
 
-SETS: dict[str, Callable[..., threats.Threat]] = {
-    "l2 ball": threats.L2,
-    "l∞ box": threats.LInf,
-    "along the signal": threats.SignalDirected,
-    "across the signal": threats.Orthogonal,
-}
-"""radius -> threat: the norm, and the two sets that are tied to the signal."""
+SETS = ("l2 ball", "l∞ box", "along the signal", "across the signal")
+"""The norm, and the two sets that are tied to the signal."""
 
 
 class Shape(NamedTuple):
@@ -41,7 +40,7 @@ class Shape(NamedTuple):
 class Controls:
     """One setting of everything that can be moved.  Raises `ValueError` for a value that cannot be set."""
 
-    task: str = "concentric spheres"
+    task: str = SPHERES
     threat: str = "l2 ball"
     epsilon: float = 0.9
     """Radius of the threat, in training and measurement, in units of x."""
@@ -74,7 +73,7 @@ class Controls:
     @property
     def reach(self) -> float:
         """Half the side of the drawn square: all data, and the set of perturbations at them."""
-        if self.task == "concentric spheres":
+        if self.task == SPHERES:
             largest = INNER + self.margin
         else:
             # The example shown lies in the plane, as far across as its noise is long.
@@ -84,12 +83,12 @@ class Controls:
     @property
     def truth(self) -> float:
         """The radius of the true boundary; infinite where it is the line u = 0."""
-        return INNER + self.margin / 2 if self.task == "concentric spheres" else math.inf
+        return INNER + self.margin / 2 if self.task == SPHERES else math.inf
 
 
 CHOICES: dict[str, tuple] = {
-    "task": tuple(TASKS),
-    "threat": tuple(SETS),
+    "task": TASKS,
+    "threat": SETS,
     "left": DEFENCES,
     "right": DEFENCES,
     "dim": (2, 3, 5, 10, 20, 50, 100),
@@ -104,3 +103,22 @@ LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 999),
 }
 """Least and largest value of the others."""
+
+LABELS = {
+    "task": "data",
+    "threat": "set of perturbations",
+    "left": "defence on the left",
+    "right": "defence on the right",
+    "epsilon": "radius ε",
+    "margin": "margin γ",
+    "n": "training examples n",
+    "seed": "sample",
+    "dim": "dimension d",
+    "width": "hidden neurons",
+}
+"""The name of every control of `Controls` on the page."""
+
+RECOMPILES = (
+    f"These two change the shapes of arrays: at a new value programs are compiled first, which takes seconds. "
+    f"The ones above compile nothing once the page is some seconds old (n has room for {MOST_EXAMPLES})."
+)

@@ -4,41 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
 
 import jax
-import numpy as np
 
 from simulator import train
-from simulator.explorer.controls import Controls, Shape
-from simulator.explorer.programs import DRAW, EPOCHS, MEASURE, PROGRAMS, RECORDS, Scalars, compiled
-
-Side = dict[str, np.ndarray]
-"""What one defence came to: the metrics of `metrics.evaluate`, and what the picture shows of it."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Both defences of a setting."""
-
-    controls: Controls
-    left: Side
-    right: Side
-    seconds: float
-    """To draw, train and measure."""
-    compile_seconds: float
-    """Of waiting for programs before; 0 if there were all."""
-
-    @property
-    def sides(self) -> tuple[tuple[str, Side], tuple[str, Side]]:
-        """Both by the names of the defences, which may be the same."""
-        return (self.controls.left, self.left), (self.controls.right, self.right)
-
-    @property
-    def epochs(self) -> list[int]:
-        """Those after which losses were recorded."""
-        return train.recorded_epochs(EPOCHS, EPOCHS // RECORDS)
+from simulator.explorer.answer import Answer, Side
+from simulator.explorer.controls import EPOCHS, RECORDS, Controls, Shape
+from simulator.explorer.programs import DRAW, MEASURE, PROGRAMS, Scalars, compiled
 
 
 class Live:
@@ -78,15 +50,11 @@ class Live:
 
         with ThreadPoolExecutor(2) as pool:
             left, right = pool.map(side, training)
-        return Answer(controls, left, right, time.perf_counter() - began, began - asked if waits else 0.0)
+        epochs = train.recorded_epochs(EPOCHS, EPOCHS // RECORDS)
+        waited = began - asked if waits else 0.0
+        return Answer(controls, left, right, epochs, time.perf_counter() - began, waited)
 
 
 def needed(controls: Controls) -> tuple[str, ...]:
     """The programs that answer a setting."""
     return DRAW, MEASURE, controls.left, controls.right
-
-
-@lru_cache(maxsize=1)
-def shared() -> Live:
-    """The one that everybody who has the page open asks, so that a shape is compiled for all of them."""
-    return Live()

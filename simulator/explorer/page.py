@@ -1,4 +1,4 @@
-"""The page of the explorer: wires its controls to `Live` and `plots.explorer`, and computes nothing itself."""
+"""The page of the explorer: wires its controls to the process that computes and to `plots.explorer`."""
 
 import marimo
 
@@ -51,7 +51,7 @@ def _(explorer, mo):
 @app.cell
 def _(controls, explorer, mo):
     _chosen = explorer.Controls(**controls.value)
-    with mo.status.spinner(explorer.announcement(explorer.shared(), _chosen)):
+    with mo.status.spinner(explorer.shared().announcement(_chosen)):
         result = explorer.shared().answer(_chosen)
     return (result,)
 
@@ -66,8 +66,6 @@ def _(controls, explorer, mo, plots, result):
     _image = mo.image(plots.png(_figure), alt=explorer.description(result), width="100%")
     _left = mo.vstack([mo.md("## Why certified training can hurt"), _live, _shapes], gap=1)
     _right = mo.vstack([_image, mo.md(explorer.numbers(result)), mo.md(explorer.status(result))])
-    # The picture first; then what the other choices need.
-    explorer.shared().begin(result.controls.shape)
     mo.hstack([_left, _right], widths=[1, 3], gap=2, align="start")
     return
 

@@ -16,23 +16,43 @@ from jaxtyping import Array, Float, Int
 
 from simulator import attacks, data, metrics, networks, threats, train
 from simulator.defences import DEFENCES, loss_of
-from simulator.explorer.controls import MOST_EXAMPLES, SETS, TASKS, Controls, Shape
+from simulator.explorer.controls import (
+    ATTACK_STEPS,
+    EPOCHS,
+    INNER,
+    LEARNING_RATE,
+    LINEAR,
+    MOMENTUM,
+    MOST_EXAMPLES,
+    NOISE,
+    RECORDS,
+    SETS,
+    SPHERES,
+    TASKS,
+    TEST_EXAMPLES,
+    Controls,
+    Shape,
+)
 from simulator.networks import Network
 
-EPOCHS, LEARNING_RATE, MOMENTUM = 300, 0.05, 0.9
-"""Full-batch steps of SGD, from PyTorch's initialisation."""
-ATTACK_STEPS = 10
-"""Of APGD on the margin, in training and in the measurement."""
-RECORDS = 30
-"""Of the loss along training."""
-TEST_EXAMPLES = 400
-"""Fresh examples of every measurement."""
 ARROWS = 12
 """Training examples at which perturbations are drawn; the first of them is the one they are explained at."""
 PIXELS = 81
 """Points along each side of a drawn region."""
 ANGLES = 64
 """Directions in which the extent of the set of perturbations is drawn."""
+
+
+TASK_OF: dict[str, Callable[..., data.Task]] = {
+    SPHERES: lambda dim, margin: data.ConcentricSpheres(dim, INNER, INNER + margin),
+    LINEAR: lambda dim, margin: data.LinearlySeparable(dim, margin, NOISE),
+}
+"""(dim, margin) -> task."""
+
+THREAT_OF: dict[str, Callable[..., threats.Threat]] = dict(
+    zip(SETS, (threats.L2, threats.LInf, threats.SignalDirected, threats.Orthogonal), strict=True)
+)
+"""radius -> threat."""
 
 
 class Scalars(NamedTuple):
@@ -51,8 +71,8 @@ class Scalars(NamedTuple):
         """A setting as numbers, in types that are always the same."""
         return cls(
             seed=np.int32(controls.seed),
-            task=np.int32(list(TASKS).index(controls.task)),
-            threat=np.int32(list(SETS).index(controls.threat)),
+            task=np.int32(TASKS.index(controls.task)),
+            threat=np.int32(SETS.index(controls.threat)),
             epsilon=np.float32(controls.epsilon),
             margin=np.float32(controls.margin),
             n=np.int32(controls.n),
@@ -84,8 +104,8 @@ def _attack(network: Network, threat: threats.Threat, x, label) -> attacks.Attac
 def problem(shape: Shape, at: Scalars) -> Problem:
     """The data of a setting.  Common random numbers: a slider moves the sample, it does not draw another."""
     train_key, init_key, test_key = jr.split(jr.key(at.seed), 3)
-    task = data.OneOf(tuple(make(shape.dim, at.margin) for make in TASKS.values()), at.task)
-    sets: tuple[threats.Threat, ...] = tuple(make(at.epsilon) for make in SETS.values())
+    task = data.OneOf(tuple(TASK_OF[name](shape.dim, at.margin) for name in TASKS), at.task)
+    sets: tuple[threats.Threat, ...] = tuple(THREAT_OF[name](at.epsilon) for name in SETS)
     threat = threats.OneOf(at.epsilon, sets, at.threat)
     x, y = task.sample(train_key, MOST_EXAMPLES)
     used = jnp.arange(MOST_EXAMPLES) < at.n
@@ -103,8 +123,8 @@ def _plane(task: Int[Array, ""], shown: Float[Array, " d"], other: Float[Array, 
     if dim == 2:
         return jnp.eye(2, dtype=shown.dtype)
     along = jnp.zeros_like(shown).at[0].set(1)
-    first = jnp.where(task == list(TASKS).index("linearly separable"), along, shown / jnp.linalg.norm(shown))
-    second = jnp.where(task == list(TASKS).index("linearly separable"), shown, other)
+    first = jnp.where(task == TASKS.index(LINEAR), along, shown / jnp.linalg.norm(shown))
+    second = jnp.where(task == TASKS.index(LINEAR), shown, other)
     rest = second - (second @ first) * first
     return jnp.stack([first, rest / jnp.linalg.norm(rest)])
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from simulator.explorer.controls import Controls
-from simulator.explorer.live import needed, shared
+from simulator.explorer.computer import shared
 
 HOST = "127.0.0.1"
 """Nobody else's machine can reach the page."""
@@ -27,13 +26,13 @@ def serve(port: int, browser: bool, say: Callable[[str], None]) -> None:
 
     `say` is told the address.
 
-    The first programs are compiled while the browser starts.  Raises `ExplorerError` if the extra `explorer` is not
+    The first answer is computed while the browser starts.  Raises `ExplorerError` if the extra `explorer` is not
     installed or the port cannot be had.
     """
     if importlib.util.find_spec("marimo") is None:
         raise ExplorerError("the explorer needs marimo, which is not installed: pip install 'simulator[explorer]'")
     with _listening(port) as listener:
-        shared().begin(Controls().shape, needed(Controls()))
+        shared()
         address = f"http://{HOST}:{listener.getsockname()[1]}"
         say(address)
         if browser:
@@ -61,11 +60,12 @@ def _run(listener: socket.socket) -> None:
     import uvicorn
 
     page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(PAGE)).build()
-    # The page imports it too: while the browser loads the page there is time.
+    # The page draws: while the browser loads it there is time.
     threading.Thread(target=importlib.import_module, args=("simulator.plots",), daemon=True).start()
     server = uvicorn.Server(uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1))
     with suppress(KeyboardInterrupt):  # how a user ends it
         server.run(sockets=[listener])
     # Marimo's threads wait for messages of pages that are gone, and Python would wait for them; nothing is to be saved.
+    shared().end()
     sys.stdout.flush()
     os._exit(0)

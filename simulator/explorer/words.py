@@ -1,27 +1,7 @@
-"""What the page of the explorer says."""
+"""What the explorer says of an answer."""
 
-from simulator.explorer.controls import MOST_EXAMPLES, Controls
-from simulator.explorer.live import Answer, Live
-from simulator.explorer.programs import ATTACK_STEPS, EPOCHS, TEST_EXAMPLES
-
-LABELS = {
-    "task": "data",
-    "threat": "set of perturbations",
-    "left": "defence on the left",
-    "right": "defence on the right",
-    "epsilon": "radius ε",
-    "margin": "margin γ",
-    "n": "training examples n",
-    "seed": "sample",
-    "dim": "dimension d",
-    "width": "hidden neurons",
-}
-"""The name of every control of `Controls` on the page."""
-
-RECOMPILES = (
-    f"These two change the shapes of arrays: at a new value programs are compiled first, which takes seconds. "
-    f"The ones above compile nothing once the page is some seconds old (n has room for {MOST_EXAMPLES})."
-)
+from simulator.explorer.answer import Answer
+from simulator.explorer.controls import ATTACK_STEPS, EPOCHS, TEST_EXAMPLES
 
 ROWS = {
     "standard_error": "standard error",
@@ -69,10 +49,3 @@ def description(answer: Answer) -> str:
         for name in ("standard_error", "robust_error", "certified_error")
     )
     return f"Regions learnt by {at.left} and {at.right} on {at.task}, {at.threat} of radius {at.epsilon:g}: {errors}"
-
-
-def announcement(live: Live, controls: Controls) -> str:
-    """What is said while an answer is computed."""
-    if live.ready(controls):
-        return "training"
-    return f"compiling for d = {controls.dim} and {controls.width} hidden neurons, once; then training"

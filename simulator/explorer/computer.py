@@ -1,0 +1,95 @@
+"""The process that trains and measures.
+
+Apart from the server it neither holds up the page nor is held up by it, and both load at once: JAX takes seconds.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from functools import lru_cache
+from multiprocessing.connection import Connection
+
+from simulator.explorer.answer import Answer
+from simulator.explorer.controls import Controls
+
+
+class ComputerError(Exception):
+    """The process that computes has ended."""
+
+
+class Computer:
+    """Answers one setting after another; safe to ask from several threads."""
+
+    def __init__(self):
+        spawn = multiprocessing.get_context("spawn")
+        self._questions, theirs = spawn.Pipe()
+        self._lock, self._answered = threading.Lock(), False
+        self._process = spawn.Process(target=_work, args=(theirs,), daemon=True)
+        with _uninterrupted():
+            self._process.start()
+        theirs.close()
+
+    def announcement(self, controls: Controls) -> str:
+        """What is said while an answer is computed."""
+        if self._answered and self._ask("ready", controls):
+            return "training"
+        return f"compiling for d = {controls.dim} and {controls.width} hidden neurons, once; then training"
+
+    def answer(self, controls: Controls) -> Answer:
+        """Train and measure both defences of a setting.  Raises `ComputerError` if the process has ended."""
+        found = self._ask("answer", controls)
+        self._answered = True
+        return found
+
+    def end(self) -> None:
+        """Stop computing."""
+        self._process.terminate()
+
+    def _ask(self, question: str, controls: Controls):
+        with self._lock:
+            try:
+                self._questions.send((question, controls))
+                return self._questions.recv()
+            except (EOFError, OSError) as error:
+                raise ComputerError("the process that computes has ended: start the explorer again") from error
+
+
+@lru_cache(maxsize=1)
+def shared() -> Computer:
+    """The one that everybody who has the page open asks, so that a shape is compiled for all of them."""
+    return Computer()
+
+
+@contextlib.contextmanager
+def _uninterrupted():
+    """What is started here ignores interrupts: who interrupts the explorer is answered by the process in front."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers belong to the main thread
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(questions: Connection) -> None:
+    """Answer until the other end is gone."""
+    from simulator.explorer import live
+    from simulator.startup import keep_compiled_programs
+
+    keep_compiled_programs()
+    answers = live.Live()
+    answers.begin(Controls().shape, live.needed(Controls()))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            question, controls = questions.recv()
+            if question == "ready":
+                questions.send(answers.ready(controls))
+                continue
+            questions.send(answers.answer(controls))
+            # The answer first; then what the other choices need.
+            answers.begin(controls.shape)
+    os._exit(0)  # without waiting for what is still being compiled
