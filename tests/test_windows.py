@@ -124,6 +124,9 @@ def test_rows_are_carried_back_whole_where_windows_do_not_apply():
     for layers in (
         (first, ReLU(), second, pool, ReLU(), last),
         (first, ReLU(), second, second, ReLU(), last),
+        (first, second, ReLU(), second, ReLU(), last),
+        (first, ReLU(), networks.batch_norm(first.out_shape), second, ReLU(), last),
+        (first, ReLU(), second, networks.batch_norm(second.out_shape), second, ReLU(), last),
         (first, ReLU(), Residual((second,)), ReLU(), last),
     ):
         assert views(Network(layers), ball) == [None]

@@ -78,15 +78,20 @@ class View(NamedTuple):
 def view_of(head: Head, steps: Steps, threat: Threat) -> View | None:
     """What each place behind these layers sees; None where that is no help: the rows are to be carried back whole.
 
-    There must be convolutions, layers that act on each channel and ReLUs alone, a ReLU between any two convolutions,
-    and a threat to which neither the order of the pixels nor further zeros matter.
+    There must be convolutions, layers that act on each channel and ReLUs alone, and a threat to which neither the order
+    of the pixels nor further zeros matter.  What a convolution reads must be the input or come from a ReLU, whose lines
+    say what is zero because it lies outside: a shift of channels in between would count there.
     """
     layers = [*head.layers, *(step.layer for step in steps)]
-    mixing = [layer for layer in layers if not isinstance(layer, PerChannel)]
-    in_a_row = any(isinstance(a, Convolution) and isinstance(b, Convolution) for a, b in itertools.pairwise(mixing))
     known = all(isinstance(layer, (Convolution, PerChannel, ReLU)) for layer in layers)
+    once = sum(isinstance(layer, Convolution) for layer in head.layers) <= 1
+    behind_relu = all(
+        isinstance(below.layer, ReLU)
+        for below, step in itertools.pairwise(steps)
+        if isinstance(step.layer, Convolution)
+    )
     last = layers[-1]
-    if type(threat) not in (L2, LInf, L1) or not known or in_a_row or isinstance(last, ReLU):
+    if type(threat) not in (L2, LInf, L1) or not (known and once and behind_relu) or isinstance(last, ReLU):
         return None
     out_shape = last.out_shape if isinstance(last, Convolution) else last.shape
     view = _seen(layers, out_shape)
