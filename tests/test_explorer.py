@@ -238,6 +238,14 @@ def test_another_process_answers_the_same(other_process, compiled, started):
 
 @pytest.mark.slow
 @pytest.mark.ci
+def test_what_fails_in_the_process_is_said_and_does_not_end_it(other_process):
+    with pytest.raises(explorer.ComputerError, match="AttributeError: 'NoneType' object has no attribute 'shape'"):
+        other_process._ask("answer", None)
+    assert other_process.answer(START).controls == START
+
+
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_process_that_has_ended_is_said_to_have(other_process):
     """Last of its process."""
     other_process.end()

@@ -54,7 +54,9 @@ def backward(steps: Steps, row: Float[Array, " out"]) -> tuple[Float[Array, " h"
 
 def backward_both(steps: Steps, row: Float[Array, " out"]) -> tuple[Float[Array, " h"], Float[Array, "2"]]:
     """(a, [c, C]) with <a, z> + c <= <row, steps(z)> <= <a, z> + C, for parallel lines: one pass instead of two."""
-    return _carried(steps, row, _least_and_most)
+    slopes, constants = _carried(steps, row, _least_and_most)
+    # A single number where there is no ReLU.
+    return slopes, jnp.broadcast_to(constants, (2,))
 
 
 def _carried(steps: Steps, row: Float[Array, " out"], through_relu: Callable[[Lines, Array], tuple[Array, Array]]):

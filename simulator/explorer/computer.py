@@ -16,7 +16,7 @@ from simulator.explorer.controls import Controls
 
 
 class ComputerError(Exception):
-    """The process that computes has ended."""
+    """The process that computes has failed, or has ended."""
 
 
 class Computer:
@@ -38,7 +38,7 @@ class Computer:
         return f"compiling for d = {controls.dim} and {controls.width} hidden neurons, once; then training"
 
     def answer(self, controls: Controls) -> Answer:
-        """Train and measure both defences of a setting.  Raises `ComputerError` if the process has ended."""
+        """Train and measure both defences of a setting.  Raises `ComputerError` if that fails."""
         found = self._ask("answer", controls)
         self._answered = True
         return found
@@ -51,9 +51,12 @@ class Computer:
         with self._lock:
             try:
                 self._questions.send((question, controls))
-                return self._questions.recv()
+                said = self._questions.recv()
             except (EOFError, OSError) as error:
                 raise ComputerError("the process that computes has ended: start the explorer again") from error
+        if isinstance(said, ComputerError):
+            raise said
+        return said
 
 
 @lru_cache(maxsize=1)
@@ -86,10 +89,16 @@ def _work(questions: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             question, controls = questions.recv()
-            if question == "ready":
-                questions.send(answers.ready(controls))
-                continue
-            questions.send(answers.answer(controls))
-            # The answer first; then what the other choices need.
-            answers.begin(controls.shape)
+            answered = _answered(answers, question, controls)
+            questions.send(answered)
+            if isinstance(answered, Answer):
+                # The answer first; then what the other choices need.
+                answers.begin(controls.shape)
     os._exit(0)  # without waiting for what is still being compiled
+
+
+def _answered(answers, question: str, controls: Controls) -> Answer | bool | ComputerError:
+    try:
+        return answers.ready(controls) if question == "ready" else answers.answer(controls)
+    except Exception as error:  # whatever it is, the page says it, and other settings may still be answered
+        return ComputerError(f"{type(error).__name__}: {error}")
