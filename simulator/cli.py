@@ -191,7 +191,7 @@ def plot(
         name = f"{name}-panel-{panel}"
     try:
         paths = plots.save(drawn, figures / name, *words, panel=panel)
-    except ValueError as error:
+    except plots.PanelError as error:
         raise studies.SettingsError(str(error)) from error
     print(*paths, sep="\n")
 

@@ -298,6 +298,7 @@ def test_plot_of_one_panel(simulator, finished, tmp_path):
     assert printed.split() == [f"{tmp_path}/new/toy-panel-1.{suffix}" for suffix in ("svg", "png")]
     code, _, said = simulator(f"{command} 9")
     assert (code, said) == (2, "simulator: panel is 9: the figure has the panels 1 to 1\n")
+    assert sorted(files(tmp_path)) == ["new/toy-panel-1.png", "new/toy-panel-1.svg"]
 
 
 def test_reproduce(simulator, folder, monkeypatch):

@@ -309,3 +309,11 @@ def test_a_port_that_cannot_be_had_is_refused(capsys, monkeypatch, port):
 def test_only_this_machine_can_reach_it():
     with server._listening(0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_explore_loads_no_server_until_it_is_asked_to():
+    """Neither marimo nor a server is needed to use the rest."""
+    lines = "import sys; from simulator import cli, explorer; print({'marimo', 'uvicorn'} & set(sys.modules))"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "set()\n"

@@ -479,7 +479,7 @@ def test_a_panel_stands_alone_with_the_words_it_shared(name, number, tmp_path):
 @pytest.mark.parametrize("number", [0, 11])
 def test_a_panel_that_is_not_there_is_refused(number, tmp_path):
     study, result = studies.STUDIES["l2-budget"], RESULTS["l2-budget"]()
-    with pytest.raises(ValueError, match=f"panel is {number}: the figure has the panels 1 to 10"):
+    with pytest.raises(plots.PanelError, match=f"panel is {number}: the figure has the panels 1 to 10"):
         plots.save(study.figure(result, study.published), tmp_path / "alone", panel=number)
     assert not list(tmp_path.iterdir())
 

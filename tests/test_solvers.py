@@ -291,8 +291,11 @@ def test_a_batch_is_factored_one_matrix_at_a_time(solve, dim):
     def both(z):
         return jax.vmap(lambda radius: jax.vmap(lambda one: solve(one, threats.L2(radius)))(z))(jnp.array([0.1, 0.2]))
 
-    assert {len(shape) for shape in shapes_of(jax.make_jaxpr(both)(z).jaxpr, "cholesky")} == {2}
-    assert {len(shape) for shape in shapes_of(jax.make_jaxpr(both)(z).jaxpr, "eigh")} <= {1, 2}
+    jaxpr = jax.make_jaxpr(both)(z).jaxpr
+    # Logistic steps have the smaller of two matrices, and take the root of one of the size of the frame.
+    smaller = solve is not theory.max_margin and dim < 12
+    assert set(shapes_of(jaxpr, "cholesky")) == {(dim, dim) if smaller else (12, 12)}
+    assert set(shapes_of(jaxpr, "eigh")) <= ({(1, 1), (1,)} if smaller else set())
     together = quick_jit(both)(z)
     alone = quick_jit(solve)(z[1], threats.L2(0.2))
     np.testing.assert_allclose(together.value[1, 1], alone.value, rtol=1e-4)

@@ -114,7 +114,10 @@ def middle_and_reach(
     if symmetric and parallel(steps):
         slopes, (low, high) = backward_both(steps, row)
         return slopes @ z + (low + high) / 2, (high - low) / 2 - least(slopes)
-    lower, minus_upper = (
-        slopes @ z + constant + least(slopes) for slopes, constant in (backward(steps, row), backward(steps, -row))
-    )
+
+    def lower_of(row):
+        slopes, constant = backward(steps, row)
+        return slopes @ z + constant + least(slopes)
+
+    lower, minus_upper = by_row(lower_of, jnp.stack([row, -row]))
     return (lower - minus_upper) / 2, -(lower + minus_upper) / 2

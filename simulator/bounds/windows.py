@@ -121,7 +121,7 @@ def box_in_windows(view: View, head: Head, steps: Steps, threat: Threat, z: Floa
         return window.of(image, (places[0], places[1]))
 
     lines = [
-        jax.tree.map(lambda image, window=window: cut(window, image), step.lines)
+        jax.tree.map(functools.partial(cut, window), step.lines)
         for step, window in zip(steps, view.reads[first:], strict=True)
     ]
     pixel = view.reads[0]

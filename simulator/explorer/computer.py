@@ -20,7 +20,10 @@ class ComputerError(Exception):
 
 
 class Computer:
-    """Answers one setting after another; safe to ask from several threads."""
+    """Answers one setting after another; safe to ask from several threads.
+
+    A pipe, not a pool of `concurrent.futures`: whose workers would outlive a parent that is killed.
+    """
 
     def __init__(self):
         spawn = multiprocessing.get_context("spawn")

@@ -11,6 +11,7 @@ from simulator.plots.fronts import fronts
 from simulator.plots.gap_report import gap_report
 from simulator.plots.one_neuron import one_neuron
 from simulator.plots.optimisation import optimisation
+from simulator.plots.panel import PanelError
 from simulator.plots.picture import picture
 from simulator.plots.picture_frames import picture_film
 from simulator.plots.plane import arrow, points, region
@@ -28,6 +29,7 @@ __all__ = [
     "SIGNAL",
     "TRUTH",
     "Film",
+    "PanelError",
     "alignment",
     "arrow",
     "asymptotics",

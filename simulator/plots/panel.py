@@ -7,16 +7,20 @@ from matplotlib.legend import Legend
 from matplotlib.transforms import Bbox
 
 
+class PanelError(ValueError):
+    """A figure has no panel of that number."""
+
+
 def alone(figure: Figure, number: int) -> Bbox:
     """Hide all of a figure whose layout is fixed but one panel, and return where that lies, in inches.
 
     Panels are counted from 1, line by line.  The panel gets the title and the labels that only those at the edge of the
-    figure have, and a legend of its own.  Raises `ValueError` if there is no such panel.
+    figure have, and a legend of its own.  Raises `PanelError` if there is no such panel.
     """
     bars = {bar for axes in figure.axes for bar in _bars(axes)}
     panels = [axes for axes in figure.axes if axes not in bars]
     if not 1 <= number <= len(panels):
-        raise ValueError(f"panel is {number}: the figure has the panels 1 to {len(panels)}")
+        raise PanelError(f"panel is {number}: the figure has the panels 1 to {len(panels)}")
     chosen = panels[number - 1]
     _complete(chosen, panels)
     shared = [legend for part in (figure, *figure.subfigs) for legend in part.legends]

@@ -114,13 +114,13 @@ def save(
     """Write `stem`.svg and `stem`.png with reproducible bytes (no dates, fixed ids); both keep `about` inside.
 
     The SVG has `alt`, what the figure shows, as its title, which screen readers say.  With a number of a `panel`, from
-    1 on, that panel alone.  Raises `ValueError` if there is no such panel.
+    1 on, that panel alone.  Raises `PanelError` if there is no such panel.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     with styled():
         _fix_layout(figure)
         cut = None if panel is None else alone(figure, panel)
+        stem.parent.mkdir(parents=True, exist_ok=True)
         own: dict[str, dict[str, str | None]] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
         if alt is not None:
             own[".svg"]["Title"] = alt
