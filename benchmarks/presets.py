@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 import time
 
 import jax
@@ -41,6 +42,9 @@ def measured(data: str, defence: str) -> dict:
     start = time.perf_counter()
     program = image_training.compiled(network, threat, loss, recipe, shape, EXAMPLES[data])
     seconds = time.perf_counter() - start
+    needed = round(image_training.needed_bytes(program) / 1e9, 2)
+    # Said before the steps: they are what may not fit.
+    print(f"{data} {defence}: compiled in {seconds:.0f} s, would need {needed} GB; two steps next", file=sys.stderr)
     return {
         "data": data,
         "defence": defence,
@@ -48,7 +52,7 @@ def measured(data: str, defence: str) -> dict:
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network)),
         "batch": recipe.batch,
         "compile_s": round(seconds, 1),
-        "memory_gb": round(image_training.needed_bytes(program) / 1e9, 2),
+        "memory_gb": needed,
         "losses": two_steps(network, threat, loss, recipe, shape, classes),
     }
 

@@ -279,16 +279,46 @@ def test_attacks_work_on_images_and_stay_above_the_bounds(name, float64):
             assert margin < clean - 1e-5
 
 
-def test_rows_in_chunks_are_rows_at_once(monkeypatch, float64):
-    network, x = convolutional(residual="both"), jr.normal(jr.key(1), (SIZE,))
+@pytest.mark.parametrize("kind", ["lower", "margin", "estimate"])
+def test_rows_in_chunks_are_rows_at_once(kind, monkeypatch, float64):
+    network, x, threat = convolutional(residual="both"), jr.normal(jr.key(1), (SIZE,)), threats.L2(0.3)
+    rows = networks.contrast(network, jnp.array(1), jnp.arange(3))
 
-    def lower():
-        rows = networks.contrast(network, jnp.array(1), jnp.arange(3))
-        return quick_jit(lambda x: bounds.lower(network, threats.L1(0.3), x, rows, "coap"))(x)
+    def values(network):
+        if kind == "lower":
+            return bounds.lower(network, threat, x, rows, "coap")
+        if kind == "margin":
+            return bounds.margin(network, threat, x, jnp.array(1), "crown").lower
+        return bounds.estimate(jr.key(2), network, threat, x, jnp.array(1), 7).margins
 
-    whole = lower()
-    monkeypatch.setattr("simulator.bounds.head.AT_ONCE", 4 * SIZE * 8)
-    np.testing.assert_allclose(lower(), whole, rtol=1e-12)
+    def found(at_once):
+        monkeypatch.setattr("simulator.bounds.head.AT_ONCE", at_once)
+        run = quick_jit(lambda network: (values(network), jax.grad(lambda n: jnp.sum(values(n) ** 2))(network)))
+        return jax.tree.leaves(run(network))
+
+    whole = found(1 << 24)
+    # All rows but one of three, and one row at a time; vectors have 60 numbers of 8 bytes.
+    for at_once in (2 * SIZE * 8, 1):
+        for chunked, expected in zip(found(at_once), whole, strict=True):
+            np.testing.assert_allclose(chunked, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_gradients_of_many_rows_keep_one_block_of_them(monkeypatch):
+    conv = networks.convolution(jr.key(0), (1, 8, 8), 8, 3, 1, 1)
+    more = networks.convolution(jr.key(1), conv.out_shape, 8, 3, 1, 1)
+    network = Network((conv, ReLU(), more, ReLU(), networks.affine(jr.key(2), math.prod(more.out_shape), 200)))
+    x, zero = jnp.zeros(64), jnp.array(0)
+
+    def peak(loss):
+        gradient = jax.jit(jax.grad(lambda network: loss(network, threats.L2(0.1), x, zero)))
+        return gradient.lower(network).compile().memory_analysis().temp_size_in_bytes
+
+    for loss in (losses.certified("crown-ibp"), losses.estimated(jr.key(3), 200)):
+        monkeypatch.undo()
+        whole = peak(loss)
+        # 200 rows of 512 numbers, in blocks of 8.
+        monkeypatch.setattr("simulator.bounds.head.AT_ONCE", 8 * 512 * 4)
+        assert peak(loss) < whole / 2
 
 
 def test_chunks_of_rows_bound_the_memory(monkeypatch):

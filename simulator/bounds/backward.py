@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simulator.bounds.box import Box, Lines
-from simulator.bounds.head import Head
+from simulator.bounds.head import Head, largest_vector, over_rows
 from simulator.networks import ReLU, Residual, by_row, times
 from simulator.threats import Threat
 
@@ -97,7 +97,8 @@ def lower_of_rows(
     head: Head, steps: Steps, threat: Threat, z: Float[Array, " h"], rows: Float[Array, "m out"]
 ) -> Float[Array, " m"]:
     """Lower bounds over x + B of <row, steps(head(x'))>, where z = head(x)."""
-    return by_row(lambda row: resolve(head, threat, z, *backward(steps, row)), rows)
+    largest = largest_vector(head, [step.layer for step in steps], z)
+    return over_rows(lambda row: resolve(head, threat, z, *backward(steps, row)), rows, largest)
 
 
 def middle_and_reach(

@@ -25,7 +25,7 @@ from simulator.bounds.backward import Steps, backward, bounded, resolve
 from simulator.bounds.box import Box, relu_lines
 from simulator.bounds.boxes import backward_boxes
 from simulator.bounds.forward import Planes, forward
-from simulator.bounds.head import Head, split
+from simulator.bounds.head import Head, largest_vector, over_rows, split
 from simulator.bounds.interval import interval
 from simulator.bounds.methods import Method, method_of
 from simulator.bounds.optimised import optimised_steps
@@ -124,7 +124,8 @@ def lower(
     head, layers = split(network.layers)
     z = head(x)
     steps = _steps_of_row(head, layers, _boxes_of(head, layers, threat, x, z, row), threat, z, row)
-    return by_row(lambda one: resolve(head, threat, z, *backward(steps(one), one)), rows)
+    largest = largest_vector(head, layers, z)
+    return over_rows(lambda one: resolve(head, threat, z, *backward(steps(one), one)), rows, largest)
 
 
 def _gradient_worst(network: Network, threat: Threat, x, rows, method: str, merged: bool) -> Float[Array, "m d"]:
@@ -166,7 +167,7 @@ def margin(
             slopes, constant = backward(steps(one), one)
             return resolve(head, threat, z, slopes, constant), head.worst(threat, -slopes)
 
-        bound, worst = by_row(resolved, rows)
+        bound, worst = over_rows(resolved, rows, largest_vector(head, layers, z))
     return Bound(bound, worst, unstable_share(boxes, x.dtype))
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from simulator.bounds.backward import Step, Steps, middle_and_reach
 from simulator.bounds.box import Box, relu_lines
-from simulator.bounds.head import Head, over_identity
+from simulator.bounds.head import Head, largest_vector, over_identity
 from simulator.bounds.methods import Method
 from simulator.bounds.windows import box_in_windows, view_of
 from simulator.networks import ReLU, Residual
@@ -53,19 +53,4 @@ def _box(head: Head, steps: Steps, threat: Threat, z: Float[Array, " h"], width:
         return middle_and_reach(steps, lambda slopes: head.least(threat, slopes), threat.symmetric, z, row)
 
     # A row is carried back with both signs.
-    return Box(*over_identity(of_row, width, 2 * _largest(head, steps, z), z.dtype))
-
-
-def _largest(head: Head, steps: Steps, z: Float[Array, " h"]) -> int:
-    """The size of the largest vector of a backward pass."""
-    return max(head.inputs(z), _sizes(steps, z.shape[0], z.dtype)[1])
-
-
-def _sizes(steps: Steps, size: int, dtype) -> tuple[int, int]:
-    """Of the output of the steps, and of the largest vector on the way."""
-    largest = size
-    for step in steps:
-        paths = [_sizes(path, size, dtype)[1] for path in (step.branch, step.shortcut) if path]
-        size = jax.eval_shape(step.layer, jax.ShapeDtypeStruct((size,), dtype)).shape[0]
-        largest = max(largest, size, *paths)
-    return size, largest
+    return Box(*over_identity(of_row, width, 2 * largest_vector(head, [step.layer for step in steps], z), z.dtype))

@@ -10,6 +10,7 @@ Cauchy C the median of |nu C| estimates |nu|_1.
 **Source:** Wong et al. (2018), Scaling provable adversarial defenses, arXiv 1805.12514; derived again here.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from simulator.bounds.backward import bounded, lower_of_rows
 from simulator.bounds.bound import unstable_share
 from simulator.bounds.box import Box, relu_lines
-from simulator.bounds.head import Head, split
+from simulator.bounds.head import Head, over_rows, rows_at_once, split
 from simulator.bounds.median import median
 from simulator.networks import Layers, Network, ReLU, Residual, contrast
 from simulator.threats import L2, LInf, Threat
@@ -77,41 +78,61 @@ def _boxes(
     key: PRNGKeyArray, head: Head, layers: Layers, threat: Threat, z: Float[Array, " h"], projections: int
 ) -> list[Box]:
     """The box before every ReLU, in the order of the layers: the first exact, the others estimated."""
-    boxes: list[Box] = []
     at_input = _pushed_input(jr.fold_in(key, len(layers)), head, threat, z, projections)
+    # Only what follows the head at once is known exactly.
+    known = head.box(threat, z) if layers and isinstance(layers[0], ReLU) else None
+    return _passed(key, layers, threat, _Pushed(z, at_input, ()), known)[1]
 
-    def box_of(pushed: _Pushed) -> Box:
-        # Only what follows the head at once is known exactly.
-        if not boxes and isinstance(layers[0], ReLU):
-            return head.box(threat, z)
-        reach = _length(threat, pushed.at_input)
-        return Box(pushed.middle, reach + sum((_cauchy_length(e) for e in pushed.errors), jnp.zeros_like(reach)))
 
-    def activated(key, pushed: _Pushed) -> _Pushed:
-        boxes.append(box_of(pushed))
-        lines = relu_lines(boxes[-1], "same")
-        noise = jr.cauchy(key, (projections, pushed.middle.size), pushed.middle.dtype)
-        return _Pushed(
-            lines.above * pushed.middle + lines.intercept / 2,
-            lines.above[None] * pushed.at_input,
-            (*(lines.above[None] * error for error in pushed.errors), noise * lines.intercept[None] / 2),
+def _passed(
+    key: PRNGKeyArray, layers: Layers, threat: Threat, pushed: _Pushed, known: Box | None = None
+) -> tuple[_Pushed, list[Box]]:
+    """What is behind the layers, and the boxes before their ReLUs; `known` is that of the first layer, if it is."""
+    boxes: list[Box] = []
+    for number, layer in enumerate(layers):
+        own = jr.fold_in(key, number)
+        if isinstance(layer, ReLU):
+            boxes.append(_box_of(threat, pushed) if known is None or number else known)
+            pushed = _activated(own, boxes[-1], pushed)
+        elif isinstance(layer, Residual):
+            pushed, inside = _around(own, layer, threat, pushed)
+            boxes += inside
+        else:
+            middle = layer(pushed.middle)
+            push = partial(over_rows, layer.linear, largest=max(pushed.middle.size, middle.size))
+            pushed = _Pushed(middle, push(pushed.at_input), tuple(map(push, pushed.errors)))
+    return pushed, boxes
+
+
+def _around(key: PRNGKeyArray, block: Residual, threat: Threat, pushed: _Pushed) -> tuple[_Pushed, list[Box]]:
+    """What is behind a residual block, and the boxes before its ReLUs."""
+
+    def both(pushed: _Pushed) -> tuple[_Pushed, list[Box]]:
+        along, past = (
+            _passed(jr.fold_in(key, k), path, threat, pushed) for k, path in enumerate((block.branch, block.shortcut))
         )
+        return _joined(pushed, along[0], past[0]), along[1] + past[1]
 
-    def through(key, layers: Layers, pushed: _Pushed) -> _Pushed:
-        for number, layer in enumerate(layers):
-            own = jr.fold_in(key, number)
-            if isinstance(layer, ReLU):
-                pushed = activated(own, pushed)
-            elif isinstance(layer, Residual):
-                paths = (layer.branch, layer.shortcut)
-                pushed = _joined(pushed, *(through(jr.fold_in(own, k), path, pushed) for k, path in enumerate(paths)))
-            else:
-                push = jax.vmap(layer.linear)
-                pushed = _Pushed(layer(pushed.middle), push(pushed.at_input), tuple(map(push, pushed.errors)))
-        return pushed
+    projections, size = pushed.at_input.shape
+    # Where memory does not allow all vectors at once, those inside a block are computed again for the gradient.
+    fits = rows_at_once(projections, size, pushed.middle.dtype) == projections
+    return both(pushed) if fits else jax.checkpoint(both)(pushed)
 
-    through(key, layers, _Pushed(z, at_input, ()))
-    return boxes
+
+def _box_of(threat: Threat, pushed: _Pushed) -> Box:
+    reach = _length(threat, pushed.at_input)
+    return Box(pushed.middle, reach + sum((_cauchy_length(e) for e in pushed.errors), jnp.zeros_like(reach)))
+
+
+def _activated(key: PRNGKeyArray, box: Box, pushed: _Pushed) -> _Pushed:
+    """What is behind a ReLU before which this box is known: a source of errors more."""
+    lines = relu_lines(box, "same")
+    noise = jr.cauchy(key, pushed.at_input.shape, pushed.middle.dtype)
+    return _Pushed(
+        lines.above * pushed.middle + lines.intercept / 2,
+        lines.above[None] * pushed.at_input,
+        (*(lines.above[None] * error for error in pushed.errors), noise * lines.intercept[None] / 2),
+    )
 
 
 def _joined(before: _Pushed, first: _Pushed, second: _Pushed) -> _Pushed:

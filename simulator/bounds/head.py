@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simulator.bounds.box import Box
-from simulator.networks import Affine, Layers, LinearLayer, through
+from simulator.networks import Affine, Layers, LinearLayer, Residual, by_row, through
 from simulator.networks.layers import PerChannel
 from simulator.threats import L2, LInf, Segments, SignalDirected, Threat
 
@@ -96,9 +96,9 @@ def _in_turn(maps: Sequence[Callable[[Array], Array]], v: Array) -> Array:
     return v
 
 
-def rows_at_once(width: int, largest: int, dtype) -> int:
-    """How many rows of an identity [width, width] `AT_ONCE` allows, if each needs a vector of size `largest`."""
-    return max(1, min(width, AT_ONCE // (largest * jnp.dtype(dtype).itemsize)))
+def rows_at_once(rows: int, largest: int, dtype) -> int:
+    """How many of so many rows `AT_ONCE` allows, if each needs a vector of size `largest`."""
+    return max(1, min(rows, AT_ONCE // (largest * jnp.dtype(dtype).itemsize)))
 
 
 def over_identity(function: Callable[[Array], Any], width: int, largest: int, dtype) -> Any:
@@ -115,3 +115,32 @@ def over_identity(function: Callable[[Array], Any], width: int, largest: int, dt
         return function(jax.nn.one_hot(at, width, dtype=dtype))
 
     return jax.lax.map(of_row, jnp.arange(width), batch_size=at_once)
+
+
+def over_rows(function: Callable[[Array], Any], rows: Float[Array, "m out"], largest: int) -> Any:
+    """`function` of every row, stacked; as many at once as memory allows, and blocks of them, where it does not allow
+    all, computed again for the gradient rather than kept.
+
+    `largest` is the size of the largest vector the function makes of a row.
+    """
+    at_once = rows_at_once(len(rows), largest, rows.dtype)
+    if at_once == len(rows):
+        return by_row(function, rows)
+    # A function of its own: JAX hashes what it checkpoints, which the method of a layer with traced weights cannot be.
+    return jax.lax.map(jax.checkpoint(lambda row: function(row)), rows, batch_size=at_once)
+
+
+def largest_vector(head: Head, layers: Sequence[Any], z: Float[Array, " h"]) -> int:
+    """The size of the largest vector of a pass between the input and what the layers after the head return."""
+    return max(head.inputs(z), _sizes(layers, z.shape[0], z.dtype)[1])
+
+
+def _sizes(layers: Sequence[Any], size: int, dtype) -> tuple[int, int]:
+    """Of the output of the layers, and of the largest vector on the way."""
+    largest = size
+    for layer in layers:
+        paths = (layer.branch, layer.shortcut) if isinstance(layer, Residual) else ()
+        inside = [_sizes(path, size, dtype)[1] for path in paths]
+        size = jax.eval_shape(layer, jax.ShapeDtypeStruct((size,), dtype)).shape[0]
+        largest = max(largest, size, *inside)
+    return size, largest
