@@ -17,7 +17,7 @@ from rich.table import Table
 from simulator import catalogue, explorer, images, plots, store, studies
 from simulator.console import console_report
 from simulator.refusal import fail, one_sentence
-from simulator.startup import keep_compiled_programs
+from simulator.startup import forget_compiled_programs, keep_compiled_programs
 from simulator.studies import GridError, Settings, SettingsError, Study
 
 app = App(
@@ -247,6 +247,7 @@ def reproduce(
         with console_report() as report:
             settings = study.scales[scale]
             studies.run(study, settings, scale=scale, seed=seed, out=out, overwrite=overwrite, report=report)
+        forget_compiled_programs()
     results = {study.name: store.read(store.path_of(out, study.name)) for study in chosen}
     studies.draw(chosen, results, figures, list(studies.STUDIES.values()))
     _print_comparison([studies.comparison(study, results[study.name]) for study in chosen])

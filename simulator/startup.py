@@ -1,4 +1,4 @@
-"""What every process that computes does before it starts."""
+"""What every process that computes does before it starts, and between one study and the next: compiled programs."""
 
 import os
 
@@ -23,3 +23,12 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+
+
+def forget_compiled_programs() -> None:
+    """Let go of the programs of a study that is complete: no other runs them.
+
+    On a CPU each is mapped into memory in several pieces, of which Linux allows a process 65,530 by default.  The cache
+    on disk stays.
+    """
+    jax.clear_caches()
