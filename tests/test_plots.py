@@ -218,6 +218,8 @@ RESULTS = {
     "one-neuron": one_neuron_result,
     "asymptotics": asymptotics_result,
 }
+STYLED = ("picture", "segments", "one-neuron")
+"""Those that the quick suite saves twice; all are drawn by the same helpers."""
 CHANGES = {
     "everything ok": {"ok": 1},
     "some cells are not ok": {},
@@ -244,7 +246,7 @@ def test_figures_draw_without_a_warning(name, change):
     figure.draw_without_rendering()
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in STYLED else pytest.mark.slow) for n in RESULTS])
 def test_figures_are_independent_of_the_readers_style(name, tmp_path):
     small = {"defences": ("adversarial", "coap"), "epsilons": (1.0,)}
     expected = [path.read_bytes() for path in plots.save(draw(name, **small), tmp_path / "plain")]

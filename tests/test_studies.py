@@ -20,6 +20,8 @@ SHIPPED = ("images-digits", "images-quick", "images-planted")
 PICTURED = SHIPPED[1:]
 """Those of them that are run; the first is the second at greater length."""
 COMPARING = [name for name in STUDIES if name not in (*THEORY, *IMAGES)]
+LANDING = ("picture", "alignment", "signal-directed", "budget", "theory-directed", "one-neuron", "images-quick")
+"""Those that are run before every landing: of every kind some that are quick.  `make test-all` runs all."""
 SCALES = [(name, scale) for name in STUDIES for scale in studies.SCALES]
 ERRORS = ("standard_error", "robust_error", "certified_error")
 ALIGNMENTS = ("alignment_attack", "alignment_dual", "alignment_gradient")
@@ -127,6 +129,11 @@ def test_find():
 # ---- what a run gives ----
 
 
+def to_run(names):
+    """The names as parameters, those of `LANDING` marked."""
+    return [pytest.param(name, marks=pytest.mark.ci if name in LANDING else ()) for name in names]
+
+
 @pytest.fixture(scope="module")
 def run_once(tmp_path_factory):
     """name -> (study, settings, result) of its run at the scale "smoke"."""
@@ -140,22 +147,22 @@ def run_once(tmp_path_factory):
     return run
 
 
-@pytest.fixture(scope="module", params=[name for name in STUDIES if name not in IMAGES or name in PICTURED])
+@pytest.fixture(scope="module", params=to_run(name for name in STUDIES if name not in IMAGES or name in PICTURED))
 def finished(request, run_once):
     return run_once(request.param)
 
 
-@pytest.fixture(scope="module", params=COMPARING)
+@pytest.fixture(scope="module", params=to_run(COMPARING))
 def compared(request, run_once):
     return run_once(request.param)
 
 
-@pytest.fixture(scope="module", params=THEORY)
+@pytest.fixture(scope="module", params=to_run(THEORY))
 def predicted(request, run_once):
     return run_once(request.param)
 
 
-@pytest.fixture(scope="module", params=PICTURED)
+@pytest.fixture(scope="module", params=to_run(PICTURED))
 def pictured(request, run_once):
     return run_once(request.param)
 
@@ -166,7 +173,6 @@ def ok(result, name):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_run_is_complete(finished):
     study, settings, result = finished
     assert result.attrs["complete"] is True
@@ -181,7 +187,6 @@ def test_run_is_complete(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_names_are_those_of_the_contract(compared):
     study, settings, result = compared
     grid = study.grid(settings)
@@ -201,7 +206,6 @@ def test_names_are_those_of_the_contract(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_values_are_in_their_range(compared):
     _, _, result = compared
     done = (result["status"] == "ok").values
@@ -219,7 +223,6 @@ def test_values_are_in_their_range(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_errors_are_ordered(compared):
     """Wrong at x implies wrong somewhere in the set, which implies not proven right on it."""
     _, _, result = compared
@@ -230,7 +233,6 @@ def test_errors_are_ordered(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_training_learns_something(compared):
     """The defences are run in earnest: some cell is clearly better than guessing."""
     _, _, result = compared
@@ -238,7 +240,6 @@ def test_training_learns_something(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_trials_differ_and_defences_share_them(compared):
     _, _, result = compared
     assert result["trial"].size > 1
@@ -253,7 +254,6 @@ def test_trials_differ_and_defences_share_them(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_verdict(finished):
     study, _, result = finished
     verdict = study.verdict(result)
@@ -265,7 +265,6 @@ def test_verdict(finished):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize("kept", [{"defence": ["coap"]}, {"trial": [0]}, {"epsilon": slice(0, 1)}])
 def test_verdict_of_too_little_data(compared, kept):
     """A verdict says what is missing, and never holds for want of data."""
@@ -279,7 +278,6 @@ def test_verdict_of_too_little_data(compared, kept):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_figure_and_gallery(finished, tmp_path):
     study, _, result = finished
     assert isinstance(study.figure(result, study.published), Figure)
@@ -298,7 +296,6 @@ def test_figure_and_gallery(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_comparison_and_summary(compared):
     study, _, result = compared
     table = studies.comparison(study, result)
@@ -319,7 +316,6 @@ def test_comparison_and_summary(compared):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_same_seed_gives_the_same_numbers_in_parts(compared, tmp_path):
     """One defence and one trial alone: the settings left out change no number of those kept."""
     study, settings, result = compared
@@ -340,7 +336,6 @@ def test_same_seed_gives_the_same_numbers_in_parts(compared, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_predictions_lie_beside_what_they_predict(predicted):
     study, settings, result = predicted
     cells = (*study.grid(settings).axes, "trial")
@@ -356,7 +351,6 @@ def test_predictions_lie_beside_what_they_predict(predicted):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_a_theory_study_finds_what_it_predicts_only_there(predicted):
     """The same result with the simulated errors of another place is no agreement."""
     study, _, result = predicted
@@ -368,7 +362,6 @@ def test_a_theory_study_finds_what_it_predicts_only_there(predicted):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize(
     "kept", [{"epsilon": slice(0, 1)}, {"trial": slice(0, 1)}, {"share": slice(0, 1)}, {"dim": slice(0, 1)}]
 )
@@ -384,7 +377,6 @@ def test_verdict_of_theory_on_too_little_data(predicted, kept):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_networks_of_images_are_examined_whole(pictured):
     _, settings, result = pictured
     standard, robust, certified = (ok(result, name) for name in ERRORS)
@@ -405,7 +397,6 @@ def test_networks_of_images_are_examined_whole(pictured):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_trials_of_images_differ_and_say_what_they_are_of(pictured):
     _, settings, result = pictured
     first, second = (result["train_loss"].isel(trial=trial).values for trial in (0, 1))
@@ -415,7 +406,6 @@ def test_trials_of_images_differ_and_say_what_they_are_of(pictured):
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @pytest.mark.parametrize("kept", [{"defence": ["ibp"]}, {"defence": ["adversarial"]}])
 def test_verdict_of_too_few_defences_of_images(pictured, kept):
     study, _, result = pictured
