@@ -15,6 +15,14 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(version("simulator"))
         return 0
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # most likely while it loads: running commands say more themselves
+        print("simulator: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["explore"]:
         from simulator.explorer import command
 

@@ -481,6 +481,27 @@ def test_list_loads_nothing_that_takes_time():
     assert "signal-directed" in done.stdout
 
 
+INTERRUPTED = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[2]:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+from simulator.__main__ import main
+sys.exit(main(sys.argv[1:2]))
+"""
+
+
+@pytest.mark.parametrize(("command", "module"), [("explore", "simulator.explorer"), ("run", "simulator.cli")])
+def test_an_interrupt_while_it_loads_is_no_traceback(command, module):
+    line = [sys.executable, "-c", INTERRUPTED, command, module]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "simulator: interrupted\n")
+
+
 @pytest.mark.slow
 def test_compiled_programs_are_kept_for_the_next_run(folder):
     """A second process finds what the first one compiled, and computes the same."""

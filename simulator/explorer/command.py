@@ -23,13 +23,11 @@ def explore(*, port: int = 2718, browser: bool = True) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command line that begins with `explore`; returns the exit code: 0, 2 for bad input, 130 if interrupted."""
+    """Run a command line that begins with `explore`; returns the exit code: 0, or 2 for bad input."""
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.CycloptsError as error:
         return fail(one_sentence(error))
     except ExplorerError as error:
         return fail(str(error))
-    except KeyboardInterrupt:  # before the page was served; later it is how a user ends it
-        return fail("interrupted", 130)
     return 0
