@@ -279,8 +279,20 @@ def test_attacks_work_on_images_and_stay_above_the_bounds(name, float64):
             assert margin < clean - 1e-5
 
 
+def test_rows_in_chunks_are_rows_at_once(monkeypatch, float64):
+    network, x = convolutional(residual="both"), jr.normal(jr.key(1), (SIZE,))
+
+    def lower():
+        rows = networks.contrast(network, jnp.array(1), jnp.arange(3))
+        return quick_jit(lambda x: bounds.lower(network, threats.L1(0.3), x, rows, "coap"))(x)
+
+    whole = lower()
+    monkeypatch.setattr("simulator.bounds.head.AT_ONCE", 4 * SIZE * 8)
+    np.testing.assert_allclose(lower(), whole, rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["lower", "margin", "estimate"])
-def test_rows_in_chunks_are_rows_at_once(kind, monkeypatch, float64):
+def test_gradients_in_blocks_of_rows_are_those_at_once(kind, monkeypatch, float64):
     network, x, threat = convolutional(residual="both"), jr.normal(jr.key(1), (SIZE,)), threats.L2(0.3)
     rows = networks.contrast(network, jnp.array(1), jnp.arange(3))
 

@@ -219,7 +219,7 @@ RESULTS = {
     "asymptotics": asymptotics_result,
 }
 STYLED = ("picture", "segments", "one-neuron")
-"""Those that the quick suite saves twice; all are drawn by the same helpers."""
+"""Those that the quick suite saves twice; `make test-all` does it with all."""
 CHANGES = {
     "everything ok": {"ok": 1},
     "some cells are not ok": {},
