@@ -191,7 +191,7 @@ CATALOGUE = {
     **{
         f"images-{name}": Entry(
             f"On {words} every certified defence has a larger robust error and a larger accuracy discrepancy than "
-            "adversarial training at the largest radius at which that still errs less than by chance.",
+            "adversarial training at the largest radius at which that still errs clearly less than by chance.",
             core=name == "quick",
             shows=(
                 "A panel for each of these against ε, and rows for several data sets: standard error, robust error, "

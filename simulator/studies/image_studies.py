@@ -108,7 +108,7 @@ SCENES = (
         "images-planted",
         tuple(PLANTED),
         "noise with a planted pattern, l2 ball",
-        {**_l2(0.15, 0.45), "train": 200, "test": 200, **SHORT, "projections": 50, "trials": 3},
+        {**_l2(0.15, 0.45), "train": 200, "test": 200, **SMALL, "projections": 50, "trials": 3},
         {**_l2(0.15, 0.3, 0.45, 0.55), "train": 200, **SMALL, **_PAPER, "trials": 15},
         0.3,
     ),
