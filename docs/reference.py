@@ -60,8 +60,12 @@ def tree(root: Path, dotted: str) -> ast.Module:
 
 
 def public_modules(root: Path) -> list[str]:
-    """The dotted names in the `__all__` of the package."""
-    return [f"{PACKAGE}.{name}" for name in listed(tree(root, PACKAGE)) or ()]
+    """The dotted names in the `__all__` of the package, each before those of the packages inside of it."""
+    found = []
+    for name in listed(tree(root, PACKAGE)) or ():
+        inside = sorted((root / PACKAGE / name).glob("*/__init__.py"))
+        found += [f"{PACKAGE}.{name}", *(f"{PACKAGE}.{name}.{path.parent.name}" for path in inside)]
+    return found
 
 
 def listed(module: ast.Module) -> list[str] | None:
@@ -132,12 +136,12 @@ def write(root: Path, folder: Path) -> None:
     """Write the pages, and the list of them, into a folder that holds nothing else."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    modules = public_modules(root)
-    for dotted in modules:
-        (folder / f"{dotted.split('.')[1]}.md").write_text(page(root, dotted))
-    rows = [f"| [{name}]({name}.md) | {summary(root, name)} |" for name in (dotted.split(".")[1] for dotted in modules)]
+    names = [dotted.removeprefix(f"{PACKAGE}.") for dotted in public_modules(root)]
+    for name in names:
+        (folder / f"{name}.md").write_text(page(root, f"{PACKAGE}.{name}"))
+    rows = [f"| [{name}]({name}.md) | {summary(root, name)} |" for name in names]
     text = ["# Reference", "", "| module | |", "|---|---|", *rows, "", "```{toctree}", ":hidden:", ""]
-    (folder / "index.md").write_text("\n".join([*text, *(dotted.split(".")[1] for dotted in modules), "```", ""]))
+    (folder / "index.md").write_text("\n".join([*text, *names, "```", ""]))
 
 
 def summary(root: Path, name: str) -> str:

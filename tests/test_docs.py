@@ -49,14 +49,20 @@ def test_a_name_without_a_docstring_is_found(tmp_path):
     assert reference.undocumented(tmp_path) == ["simulator.a.C", "simulator.a.D", "simulator.a.x"]
 
 
-@pytest.mark.parametrize("name", simulator.__all__)
+def test_packages_inside_of_modules_have_pages_too():
+    found = reference.public_modules(ROOT)
+    assert [one for one in found if one.count(".") > 1] == ["simulator.plots.figures"]
+    assert len(found) == len(simulator.__all__) + 1
+
+
+@pytest.mark.parametrize("name", reference.public_modules(ROOT))
 def test_the_reference_lists_what_a_module_offers(name):
-    found = {one.name for one in reference.public_names(ROOT, f"simulator.{name}")}
-    module = getattr(simulator, name)
+    found = {one.name for one in reference.public_names(ROOT, name)}
+    module = importlib.import_module(name)
     assert all(hasattr(module, one) for one in found)
     own = {one for one, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
     assert {one for one in getattr(module, "__all__", own) if not one.startswith("_")} <= found
-    page = reference.page(ROOT, f"simulator.{name}")
+    page = reference.page(ROOT, name)
     heads = re.findall(r"^:::+{py:(?:class|function|data)} (\w+)", page, re.MULTILINE)
     assert sorted(heads) == sorted(found)
 

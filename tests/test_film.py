@@ -10,8 +10,9 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from simulator import cli, plots, store, studies
+from simulator.plots import figures
 from simulator.plots import film as files
-from simulator.plots import picture_frames as drawing
+from simulator.plots.figures import picture_frames as drawing
 from simulator.studies import picture_film
 
 DATA = Path(__file__).parent.parent / "figures" / "data"
@@ -57,7 +58,7 @@ def test_epochs_shown_begin_before_training_and_end_with_it(epochs):
 
 @pytest.mark.parametrize("task", ["circles", "lines"])
 def test_every_frame_says_what_it_adds(task):
-    film = plots.picture_film(toy_frames(task))
+    film = figures.picture_film(toy_frames(task))
     captions = []
     for frame in range(film.frames):
         film.draw(frame)
@@ -75,7 +76,7 @@ def test_every_frame_says_what_it_adds(task):
 
 
 def test_a_film_is_written_as_a_small_gif_that_starts_over(tmp_path):
-    film = plots.picture_film(toy_frames())
+    film = figures.picture_film(toy_frames())
     plots.save_film(film, tmp_path / "new" / "toy.gif", dpi=50)
     with Image.open(tmp_path / "new" / "toy.gif") as image:
         assert image.format == "GIF"

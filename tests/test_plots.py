@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from simulator import plots, studies
+from simulator.plots import figures
 from simulator.studies import attribution, gap_report, selection
 
 DEFENCES = ("standard", "adversarial", "coap")
@@ -260,7 +261,7 @@ def test_figures_are_independent_of_the_readers_style(name, tmp_path):
 def test_one_task_that_failed_does_not_lose_the_other():
     result = alignment_result(ok=1)
     result["status"].loc[{"task": "spheres"}] = "diverged"
-    plots.alignment(result).draw_without_rendering()
+    figures.alignment(result).draw_without_rendering()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_figures_show_means_of_ok_cells():
     result = signal_directed_result(ns=(50,), ok=1)
     result["robust_error"].loc[{"trial": 0}] = 0.9
     result["status"].loc[{"trial": 0}] = "failed"
-    figure = plots.signal_directed(result)
+    figure = figures.signal_directed(result)
     axes = next(axes for axes in figure.axes if axes.get_title() == "robust error, n = 50")
     base = result["robust_error"].isel(batch=0, learning_rate=0, momentum=0, epoch=-1, n=0, trial=slice(1, None))
     drawn = {line.get_label(): line.get_ydata() for line in axes.lines}

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import jax
 
-from simulator import data, defences, metrics, networks, plots, studies, sweep, threats, train, trials
+from simulator import data, defences, metrics, networks, studies, sweep, threats, train, trials
+from simulator.plots import figures
 from simulator.studies import protocol, setting
 
 
@@ -35,6 +36,6 @@ STUDY = studies.Study(
     scales=dict.fromkeys(studies.SCALES, SETTINGS),
     grid=lambda chosen: sweep.Grid({"defence": chosen.defence, "epsilon": chosen.epsilon}, chosen.trials, ("defence",)),
     cell=lambda chosen: cell,
-    figure=lambda result, published: plots.errors(result, along="epsilon", rows=(), title="Budget along the signal"),
+    figure=lambda result, published: figures.errors(result, along="epsilon", rows=(), title="Budget along the signal"),
     verdict=verdict,
 )

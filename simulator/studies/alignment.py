@@ -7,9 +7,10 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import metrics, plots, span, sweep, train, trials
+from simulator import metrics, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.defences import DEFENCES
+from simulator.plots import figures
 from simulator.studies import protocol, two_tasks
 from simulator.studies.settings import SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
@@ -214,7 +215,7 @@ STUDY = Study(
     scales=_SCALES,
     grid=grid,
     cell=cell,
-    figure=plots.alignment,
+    figure=figures.alignment,
     verdict=verdict,
     notes=notes,
     published=(

@@ -8,9 +8,10 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import plots, sweep, theory, trials
+from simulator import sweep, theory, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import GaussianFeatures, LinearlySeparable
+from simulator.plots import figures
 from simulator.studies import prediction
 from simulator.studies.settings import Settings, setting
 from simulator.studies.study import Study, Verdict
@@ -164,7 +165,7 @@ STUDY = Study(
     scales=_SCALES,
     grid=grid,
     cell=cell,
-    figure=plots.asymptotics,
+    figure=figures.asymptotics,
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["asymptotics"].core,

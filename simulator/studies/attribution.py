@@ -36,11 +36,12 @@ import jax.random as jr
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
-from simulator import bounds, gap, metrics, plots, span, sweep, trials
+from simulator import bounds, gap, metrics, span, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import Task
 from simulator.losses import Loss
 from simulator.networks import cross_entropy, label, margins, others
+from simulator.plots import figures
 from simulator.studies import protocol, two_shapes
 from simulator.studies.protocol import PAIR
 from simulator.studies.study import Study, Verdict
@@ -261,7 +262,7 @@ STUDY = Study(
     },
     grid=grid,
     cell=cell,
-    figure=lambda result, published: plots.attribution(explained(result)),
+    figure=lambda result, published: figures.attribution(explained(result)),
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["attribution"].core,

@@ -6,9 +6,10 @@ from typing import Any
 
 import xarray as xr
 
-from simulator import plots, sweep, trials
+from simulator import sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.defences import DEFENCES
+from simulator.plots import figures
 from simulator.studies import protocol, two_tasks
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
@@ -117,7 +118,7 @@ STUDY = Study(
     grid=grid,
     cell=cell,
     figure=partial(
-        plots.errors,
+        figures.errors,
         along="depth",
         rows=("task", "width"),
         title="Depth on the spheres",

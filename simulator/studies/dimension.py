@@ -7,9 +7,10 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import metrics, networks, plots, span, sweep, trials
+from simulator import metrics, networks, span, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
+from simulator.plots import figures
 from simulator.studies import prediction, protocol
 from simulator.studies.protocol import PAIR, Protocol
 from simulator.studies.settings import setting
@@ -145,7 +146,7 @@ STUDY = Study(
     },
     grid=grid,
     cell=cell,
-    figure=plots.dimension,
+    figure=figures.dimension,
     verdict=verdict,
     notes=lambda settings: {
         **protocol.notes(settings, L2(1.0)),

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
 
-from simulator import bounds, gap, plots, span, sweep, train, trials
+from simulator import bounds, gap, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.networks import Network
+from simulator.plots import figures
 from simulator.studies import protocol, two_shapes
 from simulator.studies.study import Study, Verdict
 from simulator.studies.two_shapes import MOST, TwoShapesSettings
@@ -141,7 +142,7 @@ STUDY = Study(
     },
     grid=grid,
     cell=cell,
-    figure=lambda result, published: plots.gap_report(list(two_shapes.places(result))),
+    figure=lambda result, published: figures.gap_report(list(two_shapes.places(result))),
     verdict=verdict,
     notes=lambda settings: {
         **two_shapes.notes(settings),

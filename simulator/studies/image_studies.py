@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from simulator import plots
 from simulator.catalogue import CATALOGUE
+from simulator.plots import figures
 from simulator.studies.image_data import PLANTED, directions_of, files
 from simulator.studies.image_values import CIFAR, MNIST, PUBLISHED, TINY
 from simulator.studies.images import ImagesSettings, cell, grid, notes, verdict
@@ -175,7 +175,7 @@ def _study(scene: Scene) -> Study:
         },
         grid=grid,
         cell=cell,
-        figure=partial(plots.errors, along="epsilon", rows=("images",), title=scene.title, panels=_panels(scene)),
+        figure=partial(figures.errors, along="epsilon", rows=("images",), title=scene.title, panels=_panels(scene)),
         verdict=verdict,
         notes=notes,
         files=files,

@@ -9,9 +9,10 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import metrics, networks, plots, sweep, theory, trials
+from simulator import metrics, networks, sweep, theory, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import GaussianFeatures
+from simulator.plots import figures
 from simulator.studies import prediction, protocol
 from simulator.studies.settings import Settings, check_test_size, setting
 from simulator.studies.study import Study, Verdict
@@ -164,7 +165,7 @@ STUDY = Study(
     grid=grid,
     cell=cell,
     figure=partial(
-        plots.prediction,
+        figures.prediction,
         along="ratio",
         lines="penalty",
         rows="epsilon",

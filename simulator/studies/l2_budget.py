@@ -8,9 +8,10 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import plots, sweep, trials
+from simulator import sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.defences import DEFENCES
+from simulator.plots import figures
 from simulator.studies import prediction, protocol, two_tasks
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
@@ -215,7 +216,7 @@ STUDY = Study(
     },
     grid=two_tasks.grid,
     cell=cell,
-    figure=partial(plots.errors, along="epsilon", rows=("task",), title="l2 balls: errors over the radius"),
+    figure=partial(figures.errors, along="epsilon", rows=("task",), title="l2 balls: errors over the radius"),
     verdict=verdict,
     notes=lambda settings: {
         **protocol.notes(settings, L2(1.0)),

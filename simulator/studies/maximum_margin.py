@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
 
-from simulator import metrics, networks, plots, span, sweep, theory, trials
+from simulator import metrics, networks, span, sweep, theory, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
+from simulator.plots import figures
 from simulator.studies import prediction, protocol
 from simulator.studies.settings import Settings, check_test_size, setting
 from simulator.studies.study import Study, Verdict
@@ -170,7 +171,7 @@ def _study(name: str, verdict, title: str, along: str, lines: str, **axes: Any) 
         },
         grid=grid,
         cell=cell,
-        figure=partial(plots.prediction, along=along, lines=lines, title=title),
+        figure=partial(figures.prediction, along=along, lines=lines, title=title),
         verdict=verdict,
         notes=_notes,
         core=CATALOGUE[name].core,

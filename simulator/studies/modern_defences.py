@@ -7,9 +7,10 @@ import jax
 import jax.random as jr
 import xarray as xr
 
-from simulator import plots, span, sweep, trials
+from simulator import span, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.defences import MIXTURES
+from simulator.plots import figures
 from simulator.studies import protocol, two_tasks
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import setting
@@ -172,7 +173,7 @@ STUDY = Study(
     },
     grid=grid,
     cell=cell,
-    figure=plots.fronts,
+    figure=figures.fronts,
     verdict=verdict,
     notes=lambda settings: {
         **protocol.notes(settings, L2(1.0)),

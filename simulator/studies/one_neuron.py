@@ -10,9 +10,10 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import losses, networks, plots, sweep, theory, trials
+from simulator import losses, networks, sweep, theory, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
+from simulator.plots import figures
 from simulator.studies import prediction
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import Settings, setting
@@ -192,7 +193,7 @@ STUDY = Study(
     scales=_SCALES,
     grid=grid,
     cell=cell,
-    figure=plots.one_neuron,
+    figure=figures.one_neuron,
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["one-neuron"].core,

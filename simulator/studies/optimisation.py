@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
 
-from simulator import metrics, networks, plots, span, sweep, train, trials
+from simulator import metrics, networks, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres, LinearlySeparable, Task
 from simulator.defences import loss_of, without_warmup
+from simulator.plots import figures
 from simulator.studies import protocol
 from simulator.studies.protocol import PAIR, Evaluation
 from simulator.studies.settings import SettingsError, setting
@@ -258,7 +259,7 @@ STUDY = Study(
     },
     grid=grid,
     cell=cell,
-    figure=lambda result, published: plots.optimisation(result, at_best_rate(result), _stop(result)),
+    figure=lambda result, published: figures.optimisation(result, at_best_rate(result), _stop(result)),
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["optimisation"].core,

@@ -7,8 +7,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import PRNGKeyArray
 
-from simulator import images, losses, metrics, networks, plots, sweep, train, trials
+from simulator import images, losses, metrics, networks, sweep, train, trials
 from simulator.catalogue import CATALOGUE
+from simulator.plots import figures
 from simulator.studies.picture_film import film
 from simulator.studies.picture_training import (
     SCALES,
@@ -145,7 +146,7 @@ STUDY = Study(
     scales=SCALES,
     grid=grid,
     cell=cell,
-    figure=plots.picture,
+    figure=figures.picture,
     verdict=verdict,
     notes=notes,
     exhibits=exhibits,

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from simulator import plots, sweep, train
+from simulator.plots import figures
 from simulator.studies import picture_training as picture
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import SettingsError, override
@@ -28,7 +29,7 @@ def film(result: xr.Dataset) -> plots.Film:
     Training is repeated with the settings and the seed of the result.  Raises `SettingsError` if the result lacks one
     of both defences or these cells are not ok.
     """
-    return plots.picture_film(frames(result))
+    return figures.picture_film(frames(result))
 
 
 def frames(result: xr.Dataset) -> xr.Dataset:

@@ -12,8 +12,9 @@ import optax
 import pandas as pd
 import xarray as xr
 
-from simulator import bounds, losses, networks, plots, span, sweep, train, trials
+from simulator import bounds, losses, networks, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
+from simulator.plots import figures
 from simulator.studies import protocol, two_tasks
 from simulator.studies.settings import setting
 from simulator.studies.study import Study, Verdict
@@ -209,7 +210,7 @@ STUDY = Study(
         coords={"relaxation": relaxations(settings)},
     ),
     cell=cell,
-    figure=plots.relaxations,
+    figure=figures.relaxations,
     verdict=verdict,
     notes=lambda settings: {
         **protocol.notes(settings, L2(1.0), (2, 2)),

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import xarray as xr
 
-from simulator import plots, sweep, trials
+from simulator import sweep, trials
 from simulator.catalogue import CATALOGUE
+from simulator.plots import figures
 from simulator.studies import protocol, two_tasks
 from simulator.studies.settings import setting
 from simulator.studies.study import Study, Verdict
@@ -149,7 +150,7 @@ STUDY = Study(
     },
     grid=grid,
     cell=cell,
-    figure=lambda result, published: plots.selection(by_rule(result), result),
+    figure=lambda result, published: figures.selection(by_rule(result), result),
     verdict=verdict,
     notes=notes,
     core=CATALOGUE["selection"].core,

@@ -8,10 +8,11 @@ import jax.random as jr
 import numpy as np
 import xarray as xr
 
-from simulator import attacks, metrics, networks, plots, span, sweep, train, trials
+from simulator import attacks, metrics, networks, span, sweep, train, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import LinearlySeparable
 from simulator.defences import loss_of, without_warmup
+from simulator.plots import figures
 from simulator.studies import prediction, protocol
 from simulator.studies.settings import Settings, SettingsError, check_test_size, setting
 from simulator.studies.study import Published, Study, Verdict
@@ -227,7 +228,7 @@ STUDY = Study(
     scales=_SCALES,
     grid=grid,
     cell=cell,
-    figure=plots.signal_directed,
+    figure=figures.signal_directed,
     verdict=verdict,
     notes=notes,
     published=(

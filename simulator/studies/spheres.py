@@ -16,9 +16,10 @@ import jax.random as jr
 import xarray as xr
 from jaxtyping import PRNGKeyArray
 
-from simulator import metrics, networks, plots, span, sweep, trials
+from simulator import metrics, networks, span, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.data import ConcentricSpheres
+from simulator.plots import figures
 from simulator.studies import protocol
 from simulator.studies.protocol import PAIR, Protocol
 from simulator.studies.settings import SettingsError, setting
@@ -241,7 +242,7 @@ def _study(scene: Scene) -> Study:
         scales=dict(zip(SCALES, (smoke, *settings[1:]), strict=True)),
         grid=partial(grid, scene),
         cell=partial(cell, scene),
-        figure=partial(plots.errors, along=scene.axis, rows=("inner",), title=f"Spheres, {scene.title}"),
+        figure=partial(figures.errors, along=scene.axis, rows=("inner",), title=f"Spheres, {scene.title}"),
         verdict=lambda result: protocol.gap_grows(_main(scene, result), scene.axis, "inner"),
         notes=lambda chosen: protocol.notes(chosen, _kind(scene, chosen)),
         published=scene.published,

@@ -8,9 +8,10 @@ import jax
 import jax.random as jr
 import xarray as xr
 
-from simulator import plots, span, sweep, trials
+from simulator import span, sweep, trials
 from simulator.catalogue import CATALOGUE
 from simulator.defences import DEFENCES
+from simulator.plots import figures
 from simulator.studies import protocol, two_tasks
 from simulator.studies.protocol import PAIR
 from simulator.studies.settings import SettingsError, setting
@@ -127,7 +128,7 @@ STUDY = Study(
     grid=lambda settings: two_tasks.grid(settings, "shape"),
     cell=cell,
     figure=partial(
-        plots.errors,
+        figures.errors,
         along="epsilon",
         rows=("task", "shape"),
         title="One budget, spent in different ways",

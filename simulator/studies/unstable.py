@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import xarray as xr
 from jaxtyping import PRNGKeyArray
 
-from simulator import plots, sweep, train, trials
+from simulator import sweep, train, trials
 from simulator.catalogue import CATALOGUE
+from simulator.plots import figures
 from simulator.studies import protocol, spheres
 from simulator.studies.protocol import NEURONS, Protocol
 from simulator.studies.settings import SettingsError, setting
@@ -194,7 +195,7 @@ STUDY = Study(
     scales=dict(zip(SCALES, map(_settings, _SCALES), strict=True)),
     grid=grid,
     cell=cell,
-    figure=plots.unstable,
+    figure=figures.unstable,
     verdict=verdict,
     notes=lambda settings: {
         **protocol.notes(settings, L2(1.0)),

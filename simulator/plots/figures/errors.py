@@ -10,8 +10,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simulator.plots.figures.theory_lines import theory
 from simulator.plots.style import curve, look, published, styled
-from simulator.plots.theory_lines import theory
 from simulator.trials import first_run, gap, over_trials, uncertainty
 
 REFERENCE = "adversarial"

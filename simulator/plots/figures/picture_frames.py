@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from simulator.plots.figures.picture import cosine_text, frame_of
 from simulator.plots.film import Film
-from simulator.plots.picture import cosine_text, frame_of
 from simulator.plots.plane import arrow, region
 from simulator.plots.style import SIGNAL, look, styled
 

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from simulator.plots.errors import REFERENCE
+from simulator.plots.figures.errors import REFERENCE
 from simulator.plots.style import look, nothing_to_draw, styled
 from simulator.trials import first_run, over_trials, places
 

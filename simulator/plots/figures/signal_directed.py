@@ -5,8 +5,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simulator.plots.figures.theory_lines import theory
 from simulator.plots.style import curve, published, styled
-from simulator.plots.theory_lines import theory
 from simulator.trials import over_trials, paired_difference
 
 RECIPE = ("batch", "learning_rate", "momentum", "epoch")
