@@ -45,7 +45,8 @@ def served():
 
 @pytest.fixture(scope="module")
 def opened(served):
-    """(page, messages of the console, requests, seconds from the start to the first picture)."""
+    """(page, messages of the console, requests, seconds from the start to the picture of the data and to that of the
+    trained networks)."""
     assert CHROMIUM, GET_ONE
     from playwright.sync_api import sync_playwright
 
@@ -58,8 +59,10 @@ def opened(served):
         page.on("pageerror", lambda error: said.append(("error", str(error))))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address, wait_until="commit", timeout=PATIENCE * 1000)
+        page.wait_for_selector("img[alt^='Data, signal direction'], table", timeout=PATIENCE * 1000)
+        seconds = [time.monotonic() - began]
         page.wait_for_selector("table", timeout=PATIENCE * 1000)
-        yield page, said, asked, time.monotonic() - began
+        yield page, said, asked, (*seconds, time.monotonic() - began)
         browser.close()
 
 
@@ -89,7 +92,7 @@ def moved(page, name, key="ArrowRight"):
 
 def test_the_page_opens_with_a_picture_and_numbers(opened):
     page, _, _, seconds = opened
-    print(f"first picture after {seconds:.1f} s")
+    print("picture of the data after {:.1f} s, of the trained networks after {:.1f} s".format(*seconds))
     table, _, _ = state(page)
     assert "robust error" in table
     assert len(re.findall(r"\d\.\d{3}", table)) == 14

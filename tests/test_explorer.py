@@ -138,10 +138,10 @@ def test_errors_are_in_order_and_what_the_picture_says(compiled, started):
 @pytest.mark.ci
 def test_examples_without_weight_change_nothing(compiled):
     """A training set of n, and the same of which others were drawn besides: the data that are shown are the first n."""
-    few, many = (compiled.answer(dataclasses.replace(START, n=n)).left for n in (20, 200))
-    np.testing.assert_array_equal(few["x"], many["x"][:20])
-    assert few["x"].shape == (20, 2)
-    assert few["loss"][-1] < many["loss"][-1]
+    few, many = (compiled.answer(dataclasses.replace(START, n=n)) for n in (20, 200))
+    np.testing.assert_array_equal(few.scenery["x"], many.scenery["x"][:20])
+    assert few.scenery["x"].shape == (20, 2)
+    assert few.left["loss"][-1] < many.left["loss"][-1]
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_examples_without_weight_change_nothing(compiled):
 def test_perturbations_and_the_outline_are_of_the_set(compiled, threat):
     epsilon = 0.7
     one = compiled.answer(dataclasses.replace(START, threat=threat, epsilon=epsilon))
-    signal, outline = one.left["signal"], one.left["outline"]
+    signal, outline = one.scenery["signal"], one.scenery["outline"]
     perturbations = [np.stack([side[name][0] for _, side in one.sides]) for name in ("attack", "dual")]
     for delta in (outline, *perturbations):
         along = delta @ signal
@@ -168,7 +168,7 @@ def test_perturbations_and_the_outline_are_of_the_set(compiled, threat):
 
 def pictured(answer):
     at = answer.controls
-    return plots.explorer(answer.sides, answer.epochs, reach=at.reach, truth=at.truth)
+    return plots.explorer(answer.sides, answer.scenery, answer.epochs, reach=at.reach, truth=at.truth)
 
 
 @pytest.mark.slow
@@ -190,9 +190,33 @@ def test_the_picture_shows_every_answer(compiled, started):
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_the_page_runs_and_shows_the_answer(compiled, monkeypatch):
-    """All cells of the page, without a server: controls, picture, numbers."""
-    monkeypatch.setattr(compiled, "announcement", lambda controls: "training", raising=False)
+def test_the_picture_before_anything_is_trained_shows_the_same_data(compiled, started):
+    early = compiled.scenery(START)
+    jax.tree.map(np.testing.assert_array_equal, early, started.scenery)
+    figure = plots.explorer_scenery((START.left, START.right), early, reach=START.reach, truth=START.truth)
+    assert plots.png(figure, dpi=40).startswith(b"\x89PNG")
+    drawn, trained = figure.axes[0], pictured(started).axes[0]
+    assert drawn.get_title() == "AT: not trained yet"
+    # Its points, outline and boundary are those of the trained picture, whose region lies beneath.
+    for axes in (drawn, trained):
+        inside = [one for one in axes.collections if len(one.get_offsets()) > 1]
+        assert sum(len(one.get_offsets()) for one in inside) == START.n
+    # Perturbations are annotations, and only one vector is known before: the signal.
+    assert len(drawn.texts) < len(trained.texts)
+    assert drawn.get_xlim() == trained.get_xlim() == (-START.reach, START.reach)
+    assert "compiling for d = 2 and 100 hidden neurons" in explorer.announcement(START)
+    assert "l2 ball of radius 0.9" in explorer.before(START)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.parametrize("ready", [True, False])
+def test_the_page_runs_and_shows_the_answer(compiled, monkeypatch, ready):
+    """All cells of the page, without a server: controls, picture, numbers, whether programs are there or not."""
+    asked = []
+    scenery = compiled.scenery
+    monkeypatch.setattr(compiled, "scenery", lambda controls: asked.append(controls) or scenery(controls))
+    monkeypatch.setattr(compiled, "ready", lambda controls: ready)
     monkeypatch.setattr(explorer, "shared", lambda: compiled)
     from simulator.explorer import page
 
@@ -201,7 +225,8 @@ def test_the_page_runs_and_shows_the_answer(compiled, monkeypatch):
     assert explorer.Controls(**defined["controls"].value) == START
     shown = "".join(output.text for output in outputs if hasattr(output, "text"))
     assert f"{defined['result'].right['robust_error']:.3f}" in shown
-    assert "nothing was compiled" in shown
+    assert ("nothing was compiled" in shown) == ready
+    assert asked == ([] if ready else [START])
 
 
 def test_a_setting_is_ready_once_its_programs_are_compiled(monkeypatch):
@@ -227,13 +252,14 @@ def other_process():
 @pytest.mark.slow
 @pytest.mark.ci
 def test_another_process_answers_the_same(other_process, compiled, started):
-    waiting = "compiling for d = 2 and 100 hidden neurons, once; then training"
-    assert other_process.announcement(START) == waiting
+    assert not other_process.ready(START)
+    early = other_process.scenery(START)
     answer = other_process.answer(START)
+    jax.tree.map(np.testing.assert_array_equal, early, answer.scenery)
     assert (answer.controls, answer.epochs) == (START, started.epochs)
     jax.tree.map(np.testing.assert_array_equal, dict(answer.sides), dict(started.sides))
-    assert other_process.announcement(START) == "training"
-    assert other_process.announcement(dataclasses.replace(START, dim=3)).startswith("compiling for d = 3")
+    assert other_process.ready(START)
+    assert not other_process.ready(dataclasses.replace(START, dim=3))
 
 
 @pytest.mark.slow
@@ -281,7 +307,7 @@ def test_what_the_page_needs_loads_nothing_that_takes_time():
 
 def test_a_compiler_without_the_switch_compiles_all_the_same(monkeypatch):
     monkeypatch.setattr(programs, "EMITTERS", "xla_has_no_such_switch")
-    made = programs.compiled(START.shape, programs.DRAW)(Scalars.of(START))
+    made, _ = programs.compiled(START.shape, programs.DRAW)(Scalars.of(START))
     assert int(made.weight.sum()) == START.n
 
 

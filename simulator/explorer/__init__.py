@@ -4,12 +4,12 @@ The page and its server load only what is named here, and no JAX; `live` and `pr
 computes.
 """
 
-from simulator.explorer.answer import Answer
+from simulator.explorer.answer import Answer, Scenery
 from simulator.explorer.command import explore
 from simulator.explorer.computer import Computer, ComputerError, shared
 from simulator.explorer.controls import CHOICES, LABELS, LIMITS, RECOMPILES, Controls, Shape
 from simulator.explorer.server import ExplorerError, serve
-from simulator.explorer.words import description, numbers, status
+from simulator.explorer.words import announcement, before, description, numbers, status
 
 __all__ = [
     "CHOICES",
@@ -21,7 +21,10 @@ __all__ = [
     "ComputerError",
     "Controls",
     "ExplorerError",
+    "Scenery",
     "Shape",
+    "announcement",
+    "before",
     "description",
     "explore",
     "numbers",

@@ -8,6 +8,8 @@ from simulator.explorer.controls import Controls
 
 Side = dict[str, np.ndarray]
 """What one defence came to: the metrics of `metrics.evaluate`, and what the picture shows of it."""
+Scenery = dict[str, np.ndarray]
+"""What the picture shows of a setting before anything is trained: see `programs.scenery`."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Answer:
     """Both defences of a setting."""
 
     controls: Controls
+    scenery: Scenery
     left: Side
     right: Side
     epochs: list[int]

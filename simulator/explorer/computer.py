@@ -11,7 +11,7 @@ import threading
 from functools import lru_cache
 from multiprocessing.connection import Connection
 
-from simulator.explorer.answer import Answer
+from simulator.explorer.answer import Answer, Scenery
 from simulator.explorer.controls import Controls
 
 
@@ -34,11 +34,13 @@ class Computer:
             self._process.start()
         theirs.close()
 
-    def announcement(self, controls: Controls) -> str:
-        """What is said while an answer is computed."""
-        if self._answered and self._ask("ready", controls):
-            return "training"
-        return f"compiling for d = {controls.dim} and {controls.width} hidden neurons, once; then training"
+    def ready(self, controls: Controls) -> bool:
+        """Whether a setting can be answered without compiling."""
+        return self._answered and self._ask("ready", controls)
+
+    def scenery(self, controls: Controls) -> Scenery:
+        """What the picture shows of a setting before anything is trained.  Raises `ComputerError` if that fails."""
+        return self._ask("scenery", controls)
 
     def answer(self, controls: Controls) -> Answer:
         """Train and measure both defences of a setting.  Raises `ComputerError` if that fails."""
@@ -88,6 +90,8 @@ def _work(questions: Connection) -> None:
 
     keep_compiled_programs()
     answers = live.Live()
+    # First what the first picture needs, with one other: programs that are compiled together are done together.
+    answers.begin(Controls().shape, (live.DRAW, Controls().left))[0].result()
     answers.begin(Controls().shape, live.needed(Controls()))
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -100,8 +104,8 @@ def _work(questions: Connection) -> None:
     os._exit(0)  # without waiting for what is still being compiled
 
 
-def _answered(answers, question: str, controls: Controls) -> Answer | bool | ComputerError:
+def _answered(answers, question: str, controls: Controls) -> Answer | Scenery | bool | ComputerError:
     try:
-        return answers.ready(controls) if question == "ready" else answers.answer(controls)
+        return {"ready": answers.ready, "scenery": answers.scenery, "answer": answers.answer}[question](controls)
     except Exception as error:  # whatever it is, the page says it, and other settings may still be answered
         return ComputerError(f"{type(error).__name__}: {error}")

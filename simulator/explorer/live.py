@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 
 from simulator import train
-from simulator.explorer.answer import Answer, Side
+from simulator.explorer.answer import Answer, Scenery, Side
 from simulator.explorer.controls import EPOCHS, RECORDS, Controls, Shape
 from simulator.explorer.programs import DRAW, MEASURE, PROGRAMS, Scalars, compiled
 
@@ -35,24 +35,34 @@ class Live:
             found = [self._programs.get((controls.shape, name)) for name in needed(controls)]
         return all(one is not None and one.done() for one in found)
 
+    def scenery(self, controls: Controls) -> Scenery:
+        """What the picture shows of a setting before anything is trained."""
+        (draw,) = self.begin(controls.shape, (DRAW,))
+        return _fetched(draw.result()(Scalars.of(controls))[1], controls)
+
     def answer(self, controls: Controls) -> Answer:
         """Train and measure both defences of a setting."""
         asked, waits = time.perf_counter(), not self.ready(controls)
         draw, measure, *training = (one.result() for one in self.begin(controls.shape, needed(controls)))
         began = time.perf_counter()
         at = Scalars.of(controls)
-        made = draw(at)
+        made, scenery = draw(at)
 
         def side(trained: Callable) -> Side:
-            found = jax.device_get(measure(at.reach, made, trained(made)))
-            # Examples beyond the first n have no weight.
-            return {**found, "x": found["x"][: controls.n], "y": found["y"][: controls.n]}
+            return jax.device_get(measure(at.reach, made, trained(made)))
 
         with ThreadPoolExecutor(2) as pool:
             left, right = pool.map(side, training)
         epochs = train.recorded_epochs(EPOCHS, EPOCHS // RECORDS)
         waited = began - asked if waits else 0.0
-        return Answer(controls, left, right, epochs, time.perf_counter() - began, waited)
+        seconds = time.perf_counter() - began
+        return Answer(controls, _fetched(scenery, controls), left, right, epochs, seconds, waited)
+
+
+def _fetched(scenery: Mapping[str, jax.Array], controls: Controls) -> Scenery:
+    """On the host, with the examples that have weight: the first n."""
+    found = jax.device_get(scenery)
+    return {**found, "x": found["x"][: controls.n], "y": found["y"][: controls.n]}
 
 
 def needed(controls: Controls) -> tuple[str, ...]:

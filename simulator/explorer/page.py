@@ -50,24 +50,34 @@ def _(explorer, mo):
 
 @app.cell
 def _(controls, explorer, mo):
-    _chosen = explorer.Controls(**controls.value)
-    with mo.status.spinner(explorer.shared().announcement(_chosen)):
-        result = explorer.shared().answer(_chosen)
-    return (result,)
-
-
-@app.cell
-def _(controls, explorer, mo, plots, result):
+    chosen = explorer.Controls(**controls.value)
     _names = list(controls.elements)
     _live = mo.vstack([controls.elements[name] for name in _names[:8]])
     _shapes = mo.vstack([mo.md(explorer.RECOMPILES), *(controls.elements[name] for name in _names[8:])])
-    _at = result.controls
-    _figure = plots.explorer(result.sides, result.epochs, reach=_at.reach, truth=_at.truth)
-    _image = mo.image(plots.png(_figure), alt=explorer.description(result), width="100%")
     _left = mo.vstack([mo.md("## Why certified training can hurt"), _live, _shapes], gap=1)
-    _right = mo.vstack([_image, mo.md(explorer.numbers(result)), mo.md(explorer.status(result))])
-    mo.hstack([_left, _right], widths=[1, 3], gap=2, align="start")
-    return
+
+    def page(*shown):
+        return mo.hstack([_left, mo.vstack(list(shown))], widths=[1, 3], gap=2, align="start")
+
+    def image(png, words):
+        return mo.image(png, alt=words, width="100%")
+
+    return chosen, image, page
+
+
+@app.cell
+def _(chosen, explorer, image, mo, page, plots):
+    _computer, _drawn = explorer.shared(), {"reach": chosen.reach, "truth": chosen.truth}
+    if not _computer.ready(chosen):
+        # There is something to see while programs are compiled.
+        _figure = plots.explorer_scenery((chosen.left, chosen.right), _computer.scenery(chosen), **_drawn)
+        _words = mo.md(explorer.announcement(chosen))
+        mo.output.replace(page(image(plots.png(_figure), explorer.before(chosen)), _words))
+    result = _computer.answer(chosen)
+    _figure = plots.explorer(result.sides, result.scenery, result.epochs, **_drawn)
+    _image = image(plots.png(_figure), explorer.description(result))
+    page(_image, mo.md(explorer.numbers(result)), mo.md(explorer.status(result)))
+    return (result,)
 
 
 if __name__ == "__main__":

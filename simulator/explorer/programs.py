@@ -182,18 +182,31 @@ def _drawn(
 
     x, attack, dual = made.x[drawn], deltas["attack"], deltas["dual"]
     signal = made.task.signal(x[0], made.y[drawn[0]])
+    return {
+        "margin_map": jax.vmap(lambda v: jax.vmap(lambda u: margin_at(u, v))(side))(side),
+        "cosine_shown_attack": metrics.cosine(signal, attack[0])[0],
+        "cosine_shown_dual": metrics.cosine(signal, dual[0])[0],
+        **{name: value @ made.plane.T for name, value in {"places": x, "attack": attack, "dual": dual}.items()},
+    }
+
+
+def sampled(shape: Shape, at: Scalars) -> tuple[Problem, dict[str, Array]]:
+    """The data of a setting, and what a picture shows of them."""
+    made = problem(shape, at)
+    return made, scenery(made)
+
+
+def scenery(made: Problem) -> dict[str, Array]:
+    """What a picture shows of a problem whatever is trained on it, in the plane of the picture: the examples and their
+    labels, the example that is explained, the signal there, and the extent of the set of perturbations."""
+    x = made.x[made.shown]
+    signal = made.task.signal(x, made.y[made.shown])
     angle = jnp.linspace(0, 2 * jnp.pi, ANGLES, endpoint=False)
     ways = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1) @ made.plane
     # The shadow of a convex set reaches furthest, in every direction, where the set does.
-    outline = jax.vmap(made.threat.at(x[0], signal).worst)(ways)
-    flat = {"x": made.x, "places": x, "signal": signal, "attack": attack, "dual": dual, "outline": outline}
-    return {
-        "margin_map": jax.vmap(lambda v: jax.vmap(lambda u: margin_at(u, v))(side))(side),
-        "y": made.y,
-        "cosine_shown_attack": metrics.cosine(signal, attack[0])[0],
-        "cosine_shown_dual": metrics.cosine(signal, dual[0])[0],
-        **{name: value @ made.plane.T for name, value in flat.items()},
-    }
+    outline = jax.vmap(made.threat.at(x, signal).worst)(ways)
+    flat = {"x": made.x, "place": x, "signal": signal, "outline": outline}
+    return {"y": made.y, **{name: value @ made.plane.T for name, value in flat.items()}}
 
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
@@ -204,11 +217,11 @@ PROGRAMS = (DRAW, *DEFENCES, MEASURE)
 
 
 def compiled(shape: Shape, name: str) -> Callable:
-    """Compile a program of a shape: `problem` of scalars, `trained` of a problem, or `measured` of the reach, a problem
+    """Compile a program of a shape: `sampled` of scalars, `trained` of a problem, or `measured` of the reach, a problem
     and a fit.  It takes any setting of the shape, and never compiles again."""
     at = Scalars.of(Controls(dim=shape.dim, width=shape.width))
     if name == DRAW:
-        return _compile(0, partial(problem, shape), at)
+        return _compile(0, partial(sampled, shape), at)
     made = _like(shape)
     if name == MEASURE:
         return _compile(0, measured, at.reach, made, jax.eval_shape(partial(trained, "standard"), made))

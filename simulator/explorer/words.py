@@ -1,7 +1,7 @@
 """What the explorer says of an answer."""
 
 from simulator.explorer.answer import Answer
-from simulator.explorer.controls import ATTACK_STEPS, EPOCHS, TEST_EXAMPLES
+from simulator.explorer.controls import ATTACK_STEPS, EPOCHS, TEST_EXAMPLES, Controls
 
 ROWS = {
     "standard_error": "standard error",
@@ -13,6 +13,11 @@ ROWS = {
     "looseness": "looseness of COAP's bound",
 }
 """Variable -> what its row of the table is called."""
+
+
+def announcement(controls: Controls) -> str:
+    """What is said while programs are compiled."""
+    return f"compiling for d = {controls.dim} and {controls.width} hidden neurons, once; then training"
 
 
 def numbers(answer: Answer) -> str:
@@ -41,6 +46,11 @@ def status(answer: Answer) -> str:
     return " ".join(parts)
 
 
+def before(controls: Controls) -> str:
+    """What the picture shows before anything is trained, for those who cannot see it."""
+    return f"Data, signal direction and set of perturbations: {controls.task}, {_set(controls)}"
+
+
 def description(answer: Answer) -> str:
     """What the picture shows, for those who cannot see it."""
     at = answer.controls
@@ -48,4 +58,8 @@ def description(answer: Answer) -> str:
         f"{name.replace('_', ' ')} {' and '.join(f'{side[name]:.2f}' for _, side in answer.sides)}"
         for name in ("standard_error", "robust_error", "certified_error")
     )
-    return f"Regions learnt by {at.left} and {at.right} on {at.task}, {at.threat} of radius {at.epsilon:g}: {errors}"
+    return f"Regions learnt by {at.left} and {at.right} on {at.task}, {_set(at)}: {errors}"
+
+
+def _set(controls: Controls) -> str:
+    return f"{controls.threat} of radius {controls.epsilon:g}"

@@ -20,37 +20,60 @@ ERRORS = {"standard_error": "standard", "robust_error": "robust\n(attack)", "cer
 _BINS = np.linspace(-1, 1, 41)
 
 
-Side = Mapping[str, np.ndarray]
-"""What is shown of one defence, by name."""
+Values = Mapping[str, np.ndarray]
+"""What is shown of one defence, or of the data, by name."""
 
 
-def explorer(sides: Sequence[tuple[str, Side]], epochs: Sequence[int], *, reach: float, truth: float) -> Figure:
+def explorer(
+    sides: Sequence[tuple[str, Values]], scenery: Values, epochs: Sequence[int], *, reach: float, truth: float
+) -> Figure:
     """Above: the region each defence learns, with perturbations in it, and the errors of both.  Below: how the
     perturbations are aligned with the signal on fresh examples, and the losses along training.
 
-    `sides` are two defences by name, with what `simulator.explorer.Live` answers of each; `epochs` are those of the
-    losses, `reach` is half the side of the drawn square, and `truth` the radius of the true boundary, infinite where it
-    is a line.
+    `sides` are two defences by name, with what `simulator.explorer.Live` answers of each, and `scenery` is what it says
+    of the data; `epochs` are those of the losses, `reach` is half the side of the drawn square, and `truth` the radius
+    of the true boundary, infinite where it is a line.
     """
     with styled():
-        figure = Figure(figsize=(11.4, 6.9))
-        # Placed by hand: solving for a layout takes longer than drawing.
-        places = {"left": 0.045, "right": 0.985, "bottom": 0.13, "top": 0.94, "wspace": 0.22, "hspace": 0.36}
-        axes: Any = figure.subplots(2, 3, gridspec_kw={"height_ratios": (1.75, 1), **places})
+        figure, axes = _frame()
         for column, (name, side) in enumerate(sides):
-            _region(axes[0, column], name, side, reach, truth)
+            _region(axes[0, column], name, side, reach)
+            _scenery(axes[0, column], scenery, reach, truth)
+            _perturbations(axes[0, column], side)
             _cosines(axes[1, column], name, side)
         _errors(axes[0, 2], sides)
         _losses(axes[1, 2], sides, epochs)
-        figure.legend(handles=_key(), loc="lower center", ncols=8, fontsize=8.5, handletextpad=0.4, columnspacing=1.3)
     return figure
+
+
+def explorer_scenery(names: Sequence[str], scenery: Values, *, reach: float, truth: float) -> Figure:
+    """The same picture before anything is trained: data, true boundary, signal direction and set of perturbations."""
+    with styled():
+        figure, axes = _frame()
+        for column, name in enumerate(names):
+            _scenery(axes[0, column], scenery, reach, truth)
+            axes[0, column].set_title(f"{look(name).label}: not trained yet")
+        for other in (*axes[1], axes[0, 2]):
+            other.set_axis_off()
+    return figure
+
+
+def _frame() -> tuple[Figure, Any]:
+    """An empty picture with the key of its signs, and its axes [2, 3]."""
+    figure = Figure(figsize=(11.4, 6.9))
+    # Placed by hand: solving for a layout takes longer than drawing.
+    places = {"left": 0.045, "right": 0.985, "bottom": 0.13, "top": 0.94, "wspace": 0.22, "hspace": 0.36}
+    axes = figure.subplots(2, 3, gridspec_kw={"height_ratios": (1.75, 1), **places})
+    figure.legend(handles=_key(), loc="lower center", ncols=8, fontsize=8.5, handletextpad=0.4, columnspacing=1.3)
+    return figure, axes
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
     """A figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="png", dpi=dpi)
+        # Compressing harder takes longer than the rest is worth, on the way to a browser of the same machine.
+        figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
@@ -66,29 +89,37 @@ def _key() -> list:
     ]
 
 
-def _region(axes: Axes, name: str, side: Side, reach: float, truth: float) -> None:
-    """The learnt region, the data, and perturbations: at one example in full, at others the attack alone."""
+def _region(axes: Axes, name: str, side: Values, reach: float) -> None:
+    """The learnt region."""
     across = np.linspace(-reach, reach, side["margin_map"].shape[0])
     region(axes, across, across, side["margin_map"])
-    points(axes, side["x"], side["y"], size=14)
-    _truth(axes, truth)
-    places, attack, dual = side["places"], side["attack"], side["dual"]
-    axes.add_patch(
-        Polygon(places[0] + side["outline"], facecolor="#BBBBBB", alpha=0.6, edgecolor="k", linewidth=1.2, zorder=4)
-    )
-    for place, delta in zip(places[1:], attack[1:], strict=True):
-        arrow(axes, place, delta, ATTACK, width=0.9)
-    axes.plot(*places[0], "k.", ms=6, zorder=5)
-    arrow(axes, places[0], side["signal"], SIGNAL)
-    # The dual is drawn wider, below the attack, so that both show where they agree.
-    arrow(axes, places[0], dual[0], DUAL, width=4.0)
-    arrow(axes, places[0], attack[0], ATTACK)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
-    axes.grid(False)
     cosines = (_number(side[f"cosine_shown_{kind}"]) for kind in ("attack", "dual"))
     axes.set_xlabel("cos(a, attack) = {},  cos(a, COAP dual) = {}".format(*cosines), fontsize=9)
     title = f"{look(name).label}: standard {_number(side['standard_error'])}, robust {_number(side['robust_error'])}"
     axes.set_title("training diverged" if side["diverged"] else title)
+
+
+def _scenery(axes: Axes, scenery: Values, reach: float, truth: float) -> None:
+    """The data, and at one example the signal and the set of perturbations."""
+    points(axes, scenery["x"], scenery["y"], size=14)
+    _truth(axes, truth)
+    place = scenery["place"]
+    outline = place + scenery["outline"]
+    axes.add_patch(Polygon(outline, facecolor="#BBBBBB", alpha=0.6, edgecolor="k", linewidth=1.2, zorder=4))
+    axes.plot(*place, "k.", ms=6, zorder=5)
+    arrow(axes, place, scenery["signal"], SIGNAL)
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    axes.grid(False)
+
+
+def _perturbations(axes: Axes, side: Values) -> None:
+    """At the example that is explained in full, at others the attack alone."""
+    places, attack, dual = side["places"], side["attack"], side["dual"]
+    for place, delta in zip(places[1:], attack[1:], strict=True):
+        arrow(axes, place, delta, ATTACK, width=0.9)
+    # The dual is drawn wider, below the attack, so that both show where they agree.
+    arrow(axes, places[0], dual[0], DUAL, width=4.0)
+    arrow(axes, places[0], attack[0], ATTACK)
 
 
 def _truth(axes: Axes, radius: float) -> None:
@@ -104,7 +135,7 @@ def _number(value: np.ndarray) -> str:
     return f"{value:.2f}" if np.isfinite(value) else "undefined"
 
 
-def _cosines(axes: Axes, name: str, side: Side) -> None:
+def _cosines(axes: Axes, name: str, side: Values) -> None:
     """Cosines of single test examples with the signal: the attack's filled, the dual's as an outline."""
     kinds: Any = (("attack", {"color": ATTACK, "alpha": 0.55}), ("dual", {"color": DUAL, "histtype": "step", "lw": 2}))
     for kind, style in kinds:
@@ -115,7 +146,7 @@ def _cosines(axes: Axes, name: str, side: Side) -> None:
     axes.set_title(f"{look(name).label}: mean {means[0]} attack, {means[1]} dual", fontsize=9)
 
 
-def _errors(axes: Axes, sides: Sequence[tuple[str, Side]]) -> None:
+def _errors(axes: Axes, sides: Sequence[tuple[str, Values]]) -> None:
     """Bars of both defences: what is wrong, what is found wrong, what is not proven right."""
     place = np.arange(len(ERRORS))
     for (name, side), shift, hatch in zip(sides, (-0.2, 0.2), ("", "//"), strict=True):
@@ -127,7 +158,7 @@ def _errors(axes: Axes, sides: Sequence[tuple[str, Side]]) -> None:
     axes.legend(loc="upper left")
 
 
-def _losses(axes: Axes, sides: Sequence[tuple[str, Side]], epochs: Sequence[int]) -> None:
+def _losses(axes: Axes, sides: Sequence[tuple[str, Values]], epochs: Sequence[int]) -> None:
     """The loss each defence minimises, along its training."""
     for name, side in sides:
         loss, style = np.where(np.isfinite(side["loss"]), side["loss"], np.nan), look(name)
