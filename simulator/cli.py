@@ -274,8 +274,7 @@ def _print_comparison(tables: list) -> None:
     columns = ("study", "variable", "defence", "where", "measured", "published", "difference")
     shown = Table(*columns, title="Against the published values (measured: mean ± standard error over trials)")
     for row in (row for table in tables for row in table.itertuples()):
-        measured = f"{row.measured:.3f} ± {row.sem:.3f}"
-        numbers = (measured, f"{row.published:.3f}", f"{row.difference:+.3f}")
+        numbers = (studies.with_spread(row.measured, row.sem), f"{row.published:.3f}", f"{row.difference:+.3f}")
         shown.add_row(row.study, row.variable, row.defence, row.where, *numbers)
     Console(width=160).print(shown)
 

@@ -1,7 +1,17 @@
 """The named studies, and how to run one: the only place where the domain and the harness meet."""
 
 from simulator.cluster import ClusterError
-from simulator.studies.gallery import about, alt, animate, comparison, draw, index_text, published_text, summary
+from simulator.studies.gallery import (
+    about,
+    alt,
+    animate,
+    comparison,
+    draw,
+    index_text,
+    published_text,
+    summary,
+    with_spread,
+)
 from simulator.studies.interrupt import Stopped
 from simulator.studies.plan import cores
 from simulator.studies.registry import STUDIES, find
@@ -38,5 +48,6 @@ __all__ = [
     "run",
     "setting",
     "summary",
+    "with_spread",
     "workers",
 ]

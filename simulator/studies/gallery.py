@@ -93,7 +93,8 @@ beside ours in [published.md](published.md).
 """
 _PUBLISHED = """# Published values beside ours
 
-Written by `simulator reproduce`. Measured: mean ± standard error over trials. Last column: the difference in standard
+Written by `simulator reproduce`. Measured: mean ± standard error over trials; of a single trial that over its test
+examples, where it was recorded. Last column: the difference in standard
 errors of a difference between two means, ours and the published one, whose trials are taken to vary as ours do;
 **bold** beyond 2 (and beyond the 0.002 to which figures could be digitised).
 
@@ -106,23 +107,26 @@ def _against_published(study: Study, table: pd.DataFrame, result: xr.Dataset) ->
     """The published values of one study as a table, how many agree, and the remarks; "" if it has none."""
     if table.empty:
         return ""
-    rows, apart = [], 0
+    rows, apart, unknown = [], 0, int(table["difference_sem"].isna().sum())
     for row in table.itertuples():
         known = row.difference_sem > 0
+        # Without any spread between trials every difference is one; of an unknown spread nothing can be said.
         away = abs(row.difference) / row.difference_sem if known else np.inf * abs(row.difference)
-        beyond = away > 2 and abs(row.difference) > READ_TO
+        beyond = away > 2 and abs(row.difference) > READ_TO and not np.isnan(row.difference_sem)
         apart += beyond
         words = f"{row.difference / row.difference_sem:+.1f}" if known else "-"
-        numbers = f"{row.measured:.3f} ± {row.sem:.3f} | {row.published:.3f} | {row.difference:+.3f}"
+        numbers = f"{with_spread(row.measured, row.sem)} | {row.published:.3f} | {row.difference:+.3f}"
         rows.append(
             f"| {row.variable} | {row.defence} | {row.where} | {numbers} | {f'**{words}**' if beyond else words} |"
         )
     remarks = study.remarks(result)
+    count = result["trial"].size
+    counted = f"{count} trial{'s' * (count > 1)}; {apart} of {len(rows)} values differ"
+    without = f", {unknown} have no standard error" if unknown else ""
     lines = [
         f"## {study.name}",
         "",
-        f"Scale {result.attrs['scale']}, {result['trial'].size} trials; {apart} of {len(rows)} values differ. "
-        f"Source: {'; '.join(dict.fromkeys(table['source']))}.",
+        f"Scale {result.attrs['scale']}, {counted}{without}. Source: {'; '.join(dict.fromkeys(table['source']))}.",
         "",
         *(f"- {remark}" for remark in remarks),
         *([""] if remarks else []),
@@ -132,6 +136,11 @@ def _against_published(study: Study, table: pd.DataFrame, result: xr.Dataset) ->
         "",
     ]
     return "\n".join(lines)
+
+
+def with_spread(mean: float, sem: float) -> str:
+    """A mean with its standard error, or alone where that is not known."""
+    return f"{mean:.3f}" if np.isnan(sem) else f"{mean:.3f} ± {sem:.3f}"
 
 
 def about(study: Study, result: xr.Dataset) -> str:
@@ -167,13 +176,16 @@ def comparison(study: Study, result: xr.Dataset) -> pd.DataFrame:
 
     A published mean has a sampling error too.  Where its trials vary as ours do, with standard deviation s, the
     difference between means of T and of T' trials has the standard error s sqrt(1/T + 1/T') = sem sqrt(1 + T/T').
+    Of a single trial s is the standard error over its test examples, which leaves out how trainings vary.
     Along "epoch" the measured history is interpolated linearly between its records.
     """
     rows = []
     for curve in study.published:
         if not _contains(result, curve):
             continue
-        statistics = [one.sel(curve.at).astype(float) for one in trials.over_trials(result, curve.variable)]
+        mean, _, count = trials.over_trials(result, curve.variable)
+        spread = trials.uncertainty(result, curve.variable)
+        statistics = [one.sel(curve.at).astype(float) for one in (mean, spread, count)]
         for value, published in curve.values.items():
             found = _at(statistics, curve.along, value)
             if found is not None:

@@ -213,15 +213,15 @@ def verdict(result: xr.Dataset) -> Verdict:
 
 def _largest_radius(place: xr.Dataset) -> xr.Dataset | None:
     """The largest radius at which adversarial training is clearly better than chance under attack, if there is any."""
-    better = np.flatnonzero(_better_than_chance(place, "adversarial", "robust_error"))
+    better = np.flatnonzero(_better_than_chance(place, "adversarial", "robust_error").values)
     return place.isel(epsilon=better[-1]) if better.size else None
 
 
-def _better_than_chance(place: xr.Dataset, defence: str, error: str) -> np.ndarray:
+def _better_than_chance(place: xr.Dataset, defence: str, error: str) -> xr.DataArray:
     """Where an error of a defence is below nine tenths of that of guessing: a constant classifier's can be a little
     below the whole of it, if one class has more images."""
     found, _, _ = trials.over_trials(place.sel(defence=defence), error)
-    return found.values < 0.9 * (1 - 1 / place.sizes["class"])
+    return found < 0.9 * (1 - 1 / place.sizes["class"])
 
 
 def notes(settings: ImagesSettings) -> dict[str, str]:
