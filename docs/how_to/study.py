@@ -29,11 +29,10 @@ def verdict(result):
     return studies.Verdict(bool(rise[-1] > 2 * sem[-1]), f"it is {float(rise[-1]):+.3f} at the longest segment")
 
 
-SETTINGS = Segment(defence=("standard", "adversarial"), epsilon=(0.0, 1.0, 1.9), trials=5)
 STUDY = studies.Study(
     name="segment",
     claim="Against a long segment along the signal, adversarial training has the higher standard error.",
-    scales=dict.fromkeys(studies.SCALES, SETTINGS),
+    scales=dict.fromkeys(studies.SCALES, Segment(defence=("standard", "adversarial"), epsilon=(0, 1, 1.9), trials=5)),
     grid=lambda chosen: sweep.Grid({"defence": chosen.defence, "epsilon": chosen.epsilon}, chosen.trials, ("defence",)),
     cell=lambda chosen: cell,
     figure=lambda result, published: figures.errors(result, along="epsilon", rows=(), title="Budget along the signal"),
