@@ -72,8 +72,7 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     """A figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     with styled():
-        # Compressing harder takes longer than the rest is worth, on the way to a browser of the same machine.
-        figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
