@@ -28,7 +28,19 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def served():
+def browser():
+    """Open before the command is started, as a user's is."""
+    assert CHROMIUM, GET_ONE
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def served(browser):
     """(process, address, when it was started) of the command as a user starts it, on a free port."""
     began = time.monotonic()
     command = [sys.executable, "-m", "simulator", "explore", "--no-browser", "--port", "0"]
@@ -44,26 +56,20 @@ def served():
 
 
 @pytest.fixture(scope="module")
-def opened(served):
+def opened(browser, served):
     """(page, messages of the console, requests, seconds from the start to the picture of the data and to that of the
     trained networks)."""
-    assert CHROMIUM, GET_ONE
-    from playwright.sync_api import sync_playwright
-
     _, address, began = served
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        page = browser.new_page(viewport={"width": 1440, "height": 1000})
-        said, asked = [], []
-        page.on("console", lambda message: said.append((message.type, message.text)))
-        page.on("pageerror", lambda error: said.append(("error", str(error))))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address, wait_until="commit", timeout=PATIENCE * 1000)
-        page.wait_for_selector("img[alt^='Data, signal direction'], table", timeout=PATIENCE * 1000)
-        seconds = [time.monotonic() - began]
-        page.wait_for_selector("table", timeout=PATIENCE * 1000)
-        yield page, said, asked, (*seconds, time.monotonic() - began)
-        browser.close()
+    page = browser.new_page(viewport={"width": 1440, "height": 1000})
+    said, asked = [], []
+    page.on("console", lambda message: said.append((message.type, message.text)))
+    page.on("pageerror", lambda error: said.append(("error", str(error))))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address, wait_until="commit", timeout=PATIENCE * 1000)
+    page.wait_for_selector("img[alt^='Data, signal direction'], table", timeout=PATIENCE * 1000)
+    seconds = [time.monotonic() - began]
+    page.wait_for_selector("table", timeout=PATIENCE * 1000)
+    return page, said, asked, (*seconds, time.monotonic() - began)
 
 
 def state(page):

@@ -24,7 +24,7 @@ START = explorer.Controls()
 MOVES = (
     {"epsilon": 0.35},
     {"margin": 3.1},
-    {"n": 120},
+    {"n": 80},
     {"seed": 7},
     *({"threat": name} for name in explorer.CHOICES["threat"][1:]),
     {"task": "linearly separable"},
@@ -55,7 +55,7 @@ def started(compiled):
     [
         ("epsilon", 3.01, "epsilon is 3.01, but must be between 0.0 and 3.0"),
         ("epsilon", float("nan"), "epsilon is nan"),
-        ("n", 201, "n is 201, but must be between 10 and 200"),
+        ("n", 101, "n is 101, but must be between 10 and 100"),
         ("threat", "l3", "threat is 'l3', but must be one of l2 ball, l∞ box"),
         ("right", "hope", "right is 'hope', but must be one of standard, adversarial"),
         ("dim", 4, "dim is 4, but must be one of 2, 3, 5"),
@@ -138,7 +138,7 @@ def test_errors_are_in_order_and_what_the_picture_says(compiled, started):
 @pytest.mark.ci
 def test_examples_without_weight_change_nothing(compiled):
     """A training set of n, and the same of which others were drawn besides: the data that are shown are the first n."""
-    few, many = (compiled.answer(dataclasses.replace(START, n=n)) for n in (20, 200))
+    few, many = (compiled.answer(dataclasses.replace(START, n=n)) for n in (20, 100))
     np.testing.assert_array_equal(few.scenery["x"], many.scenery["x"][:20])
     assert few.scenery["x"].shape == (20, 2)
     assert few.left["loss"][-1] < many.left["loss"][-1]

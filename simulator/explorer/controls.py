@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from simulator.catalogue import DEFENCES
 
-MOST_EXAMPLES = 200
+MOST_EXAMPLES = 100
 """Training examples a program has room for; those beyond `Controls.n` have no weight."""
 
 EPOCHS, LEARNING_RATE, MOMENTUM = 300, 0.05, 0.9

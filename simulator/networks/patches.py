@@ -1,9 +1,10 @@
 """Convolutions as one matrix product of patches, made of slices alone: the quick form on processors.
 
-An image is cut into blocks of the size of the stride, and the pixels of a block become its channels (space to depth).
-On blocks the stride is 1, so that a kernel of k pixels and stride s reads ceil(k / s) blocks a side: that many slices,
-put side by side, are the patches [places, inputs of the kernel], and the convolution is patches @ kernels.  The product
-has no batch: `jax.vmap` over examples and rows of a bound makes one product of all their places.
+With the channels innermost, the pixels of a row that lie within one stride are one block, and a kernel of k columns and
+stride s reads ceil(k / s) blocks of each of its rows: that many slices, put side by side, are what it reads of one row,
+and one slice for every row of the kernel, side by side, are the patches [places, inputs of the kernel].  All of them
+copy long stretches of memory.  The convolution is patches @ kernels.  The product has no batch: `jax.vmap` over
+examples and rows of a bound makes one product of all their places.
 
 Derivatives and the transposition are JAX's own of these operations: products again, and sums of shifted slices.
 """
@@ -49,40 +50,42 @@ def product(
     """The cross-correlation of an image, zeros padded around it, with kernels; the same as `jax.lax.conv` up to
     rounding."""
     outer, *places = out_shape(image.shape, kernel.shape, stride, padding)
-    blocks = [-(-reach // step) for reach, step in zip(kernel.shape[-2:], stride, strict=True)]
-    matrix = _in_blocks(kernel, blocks, stride).reshape(-1, outer)
-    return (_patches(image, places, blocks, stride, padding) @ matrix).T.reshape(outer, *places)
+    size = kernel.shape[-2:]
+    filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, _whole(size, stride) - size[1])))
+    matrix = filled.transpose(2, 3, 1, 0).reshape(-1, outer)
+    seen = _patches(image, places, size, stride, padding)
+    return (seen @ matrix).T.reshape(outer, *places)
 
 
 def windows(
     image: Float[Array, "channels height width"], places: Pair, size: Pair, stride: Pair, origin: Pair
 ) -> Float[Array, "places channels rows columns"]:
     """Windows of that size, the first with its corner at `origin`, each next one a stride further; zeros outside."""
-    channels = image.shape[0]
-    blocks = [-(-reach // step) for reach, step in zip(size, stride, strict=True)]
     padding = ((-origin[0], 0), (-origin[1], 0))
-    seen = _patches(image, list(places), blocks, stride, padding).reshape(-1, *blocks, *stride, channels)
-    whole = [count * step for count, step in zip(blocks, stride, strict=True)]
-    return seen.transpose(0, 5, 1, 3, 2, 4).reshape(-1, channels, *whole)[:, :, : size[0], : size[1]]
+    seen = _patches(image, list(places), size, stride, padding)
+    seen = seen.reshape(-1, size[0], _whole(size, stride), image.shape[0])
+    return seen.transpose(0, 3, 1, 2)[..., : size[1]]
 
 
-def _in_blocks(kernel, blocks: list[int], stride: Pair) -> Float[Array, "down across high wide inner outer"]:
-    """The kernels, filled up with zeros to whole blocks."""
-    outer, inner, rows, columns = kernel.shape
-    (down, across), (high, wide) = blocks, stride
-    filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, down * high - rows), (0, across * wide - columns)))
-    return filled.reshape(outer, inner, down, high, across, wide).transpose(2, 4, 3, 5, 1, 0)
+def _whole(size: Pair, stride: Pair) -> int:
+    """Columns of the blocks that a window reads."""
+    return -(-size[1] // stride[1]) * stride[1]
 
 
-def _patches(image, places: list[int], blocks: list[int], stride: Pair, padding: Padding):
-    """What the kernels read at every place, in the order of `_in_blocks`: [places, inputs]."""
+def _patches(
+    image: Float[Array, "inner height width"], places: list[int], size: Pair, stride: Pair, padding: Padding
+) -> Float[Array, "places inputs"]:
+    """What a window of that size reads at every place: its rows, of each its columns, filled up to whole blocks, of
+    each the channels."""
     inner, height, width = image.shape
-    (rows, columns), (down, across), (high, wide) = places, blocks, stride
+    (rows, columns), (high, wide) = places, stride
+    blocks = _whole(size, stride) // wide
     (above, _), (left, _) = padding
-    tall, broad = rows - 1 + down, columns - 1 + across
-    # Padded below and to the right to whole blocks; what no kernel reaches is cut off (a negative number).
-    sides = ((0, 0, 0), (above, tall * high - height - above, 0), (left, broad * wide - width - left, 0))
-    padded = jax.lax.pad(image, jnp.zeros((), image.dtype), sides)
-    deep = padded.reshape(inner, tall, high, broad, wide).transpose(1, 3, 2, 4, 0).reshape(tall, broad, -1)
-    slices = [deep[i : i + rows, j : j + columns] for i in range(down) for j in range(across)]
-    return jnp.concatenate(slices, axis=-1).reshape(rows * columns, -1)
+    tall, broad = (rows - 1) * high + size[0], columns - 1 + blocks
+    # Padded below and to the right to what the windows read; what they do not reach is cut off (a negative number).
+    sides = ((above, tall - height - above, 0), (left, broad * wide - width - left, 0), (0, 0, 0))
+    padded = jax.lax.pad(image.transpose(1, 2, 0), jnp.zeros((), image.dtype), sides)
+    cut = padded.reshape(tall, broad, wide * inner)
+    along = jnp.concatenate([cut[:, j : j + columns] for j in range(blocks)], axis=-1)
+    down = jnp.concatenate([along[i : i + tall - size[0] + 1 : high] for i in range(size[0])], axis=-1)
+    return down.reshape(rows * columns, -1)
