@@ -50,7 +50,7 @@ def product(
     """The cross-correlation of an image, zeros padded around it, with kernels; the same as `jax.lax.conv` up to
     rounding."""
     outer, *places = out_shape(image.shape, kernel.shape, stride, padding)
-    size = kernel.shape[-2:]
+    size = kernel.shape[-2], kernel.shape[-1]
     filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, _whole(size, stride) - size[1])))
     matrix = filled.transpose(2, 3, 1, 0).reshape(-1, outer)
     seen = _patches(image, places, size, stride, padding)
