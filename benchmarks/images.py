@@ -36,8 +36,10 @@ from simulator.studies.image_fits import AT_ONCE, ROWS_AT_ONCE
 
 SHAPE, CLASSES, RATE, L2_RADIUS, LINF_RADIUS = (1, 28, 28), 10, 1e-3, 1.0, 0.1
 BATCH = {"adversarial": 50, "ibp": 50, "crown-ibp": 50, "coap-50": 50, "coap": 10}
-STEPS = {"adversarial": 5, "ibp": 10, "crown-ibp": 2, "coap-50": 1, "coap": 1}
+STEPS = {"adversarial": 20, "ibp": 50, "crown-ibp": 5, "coap-50": 1, "coap": 1}
 """Of one timed run."""
+PAUSE = 0.5
+"""Seconds before every run: threads of the one before may still be waiting for work, on a core."""
 
 
 def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +77,7 @@ def our_run(method: str, product: bool) -> tuple[Callable[[], float], float]:
     return lambda: float(compiled(start)[1][0]), time.perf_counter() - began
 
 
-def torch_network() -> torch.nn.Sequential:
+def torch_network(weights: list[np.ndarray]) -> torch.nn.Sequential:
     """The same network with the same weights."""
     network = torch.nn.Sequential(
         torch.nn.Conv2d(1, 16, 4, 2, 1),
@@ -87,10 +89,9 @@ def torch_network() -> torch.nn.Sequential:
         torch.nn.ReLU(),
         torch.nn.Linear(100, CLASSES),
     )
-    weights = jax.tree.leaves(networks.small_cnn(jr.key(0), SHAPE, CLASSES))
     with torch.no_grad():
         for theirs, own in zip(network.parameters(), weights, strict=True):
-            theirs.copy_(torch.from_numpy(np.array(own)))
+            theirs.copy_(torch.from_numpy(own))
     return network
 
 
@@ -188,9 +189,10 @@ def their_run(method: str) -> Callable[[], float]:
     """A run of all steps by torch that returns the first loss."""
     images, labels = (torch.from_numpy(part) for part in examples(BATCH[method]))
     images, loss = images.reshape(-1, *SHAPE), their_loss(method)
+    weights = [np.array(leaf) for leaf in jax.tree.leaves(networks.small_cnn(jr.key(0), SHAPE, CLASSES))]
 
     def run() -> float:
-        network = torch_network()
+        network = torch_network(weights)
         optimizer, first = torch.optim.SGD(network.parameters(), RATE), None
         for _ in range(STEPS[method]):
             optimizer.zero_grad()
@@ -217,6 +219,7 @@ def measured(method: str, rounds: int, forms: bool) -> dict:
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
+            time.sleep(PAUSE)
             began = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - began) / STEPS[method])

@@ -1,5 +1,6 @@
 """The explorer without a browser: what its controls may be, what it answers, and that no slider compiles anything."""
 
+import asyncio
 import dataclasses
 import os
 import re
@@ -15,7 +16,7 @@ from programs import quick_jit
 
 from simulator import explorer, plots
 from simulator.defences import DEFENCES
-from simulator.explorer import command, live, programs, server
+from simulator.explorer import assets, command, live, programs, server
 from simulator.explorer.controls import TEST_EXAMPLES
 from simulator.explorer.programs import Scalars
 
@@ -309,6 +310,54 @@ def test_a_compiler_without_the_switch_compiles_all_the_same(monkeypatch):
     monkeypatch.setattr(programs, "EMITTERS", "xla_has_no_such_switch")
     made, _ = programs.compiled(START.shape, programs.DRAW)(Scalars.of(START))
     assert int(made.weight.sum()) == START.n
+
+
+# ---- serving it ----
+
+
+def answered(app, path, method="GET"):
+    """What an ASGI application sends: (status, headers, body)."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app({"type": "http", "method": method, "path": path}, None, send))
+    return sent[0]["status"], dict(sent[0]["headers"]), b"".join(part["body"] for part in sent[1:])
+
+
+async def elsewhere(scope, receive, send):
+    """A page that says what it was asked."""
+    await send({"type": "http.response.start", "status": 203, "headers": []})
+    await send({"type": "http.response.body", "body": f"{scope['method']} {scope['path']}".encode()})
+
+
+def test_a_file_of_the_page_is_sent_as_it_is():
+    files = assets.assets()
+    assert len(files) > 100  # marimo has them where they are looked for
+    app = assets.with_assets(elsewhere)
+    for kind, said in {".js": b"text/javascript", ".css": b"text/css", ".png": b"image/png"}.items():
+        name = next(name for name in sorted(files) if name.endswith(kind))
+        status, headers, body = answered(app, f"/assets/{name}")
+        assert (status, headers[b"content-type"]) == (200, said)
+        assert body == files[name].read_bytes()
+        assert int(headers[b"content-length"]) == len(body)
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/", "/assets/none.js", "/assets/../index.html", "/file.js", "{}"])
+def test_everything_else_is_asked_of_the_page(path):
+    path = path.format(next(iter(assets.assets())))  # the name of a file without its folder
+    assert answered(assets.with_assets(elsewhere), path) == (203, {}, f"GET {path}".encode())
+
+
+def test_a_file_is_only_read():
+    path = f"/assets/{next(iter(assets.assets()))}"
+    assert answered(assets.with_assets(elsewhere), path, "POST") == (203, {}, f"POST {path}".encode())
+
+
+def test_a_marimo_with_another_folder_sends_its_files_itself(monkeypatch):
+    monkeypatch.setattr(assets.importlib.util, "find_spec", lambda name: None)
+    assert assets.assets() == {}
 
 
 # ---- starting it ----

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from simulator.explorer.assets import with_assets
 from simulator.explorer.computer import shared
 
 HOST = "127.0.0.1"
@@ -62,7 +63,7 @@ def _run(listener: socket.socket) -> None:
     page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(PAGE)).build()
     # The page draws: while the browser loads it there is time.
     threading.Thread(target=importlib.import_module, args=("simulator.plots",), daemon=True).start()
-    server = uvicorn.Server(uvicorn.Config(page, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(with_assets(page), log_level="warning", timeout_graceful_shutdown=1))
     with suppress(KeyboardInterrupt):  # how a user ends it
         server.run(sockets=[listener])
     # Marimo's threads wait for messages of pages that are gone, and Python would wait for them; nothing is to be saved.
