@@ -40,7 +40,7 @@ def errors(
     """A row per combination of values of the axes `rows`: errors of every defence along an axis, and their gaps to AT.
 
     What belongs to a row is broken into lines of so many `columns` of panels: by default of three for a single row, and
-    not at all for several.
+    of at most six for several.
 
     Other axes are drawn at their last value (n and dim: the first that was run).  `panels` are variables and their
     titles.  Published curves belong to a row if their `at` says so.
@@ -49,7 +49,7 @@ def errors(
     chosen = result.isel(dict.fromkeys(leaves, -1))
     places = [dict(zip(rows, values, strict=True)) for values in product(*(chosen[name].values for name in rows))]
     with styled():
-        columns = columns or (3 if len(places) == 1 else len(panels) + 1)
+        columns = columns or _columns(len(panels) + 1, len(places))
         deep = math.ceil((len(panels) + 1) / columns)
         figure = Figure(figsize=(2.6 * columns + 0.4, 2.5 * len(places) * deep + 0.9), layout="constrained")
         grid = figure.subplots(len(places) * deep, columns, squeeze=False).reshape(len(places), deep * columns)
@@ -80,6 +80,11 @@ def errors(
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns))
     return figure
+
+
+def _columns(panels: int, rows: int) -> int:
+    """Panels of a line: more would be too small to read on a slide."""
+    return 3 if rows == 1 else math.ceil(panels / math.ceil(panels / 6))
 
 
 def _wrapped(sentences: Sequence[str], columns: int) -> str:
