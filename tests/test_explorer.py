@@ -244,8 +244,11 @@ def test_a_setting_is_ready_once_its_programs_are_compiled(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def other_process():
-    one = explorer.Computer()
+def other_process(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patched:
+        # Not the user's kept programs: with another number of cores they were compiled to other sums.
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        one = explorer.Computer()
     yield one
     one.end()
 
