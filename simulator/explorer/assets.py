@@ -14,15 +14,15 @@ from typing import Any
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 """An ASGI application: (scope, receive, send)."""
-PREFIX = "/assets/"
 
 
 def assets() -> dict[str, Path]:
-    """The files by their names; none where this marimo keeps them elsewhere, and then it sends them itself."""
+    """The files by what a page asks for; none where this marimo keeps them elsewhere, and then it sends them itself."""
     found = importlib.util.find_spec("marimo")
     if found is None or found.origin is None:
         return {}
-    return {file.name: file for file in (Path(found.origin).parent / "_static" / "assets").glob("*.*")}
+    folder = Path(found.origin).parent / "_static" / "assets"
+    return {f"/assets/{file.name}": file for file in folder.glob("*.*")}
 
 
 def with_assets(page: App) -> App:
@@ -30,12 +30,11 @@ def with_assets(page: App) -> App:
     files = assets()
 
     async def serve(scope, receive, send) -> None:
-        asked = scope["path"].removeprefix(PREFIX) if scope["type"] == "http" and scope["method"] == "GET" else None
-        if asked is None or scope["path"] == asked or asked not in files:
+        file = files.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
+        if file is None:
             await page(scope, receive, send)
             return
-        content = files[asked].read_bytes()
-        kind = mimetypes.guess_type(asked)[0] or "application/octet-stream"
+        content, kind = file.read_bytes(), mimetypes.guess_type(file)[0] or "application/octet-stream"
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})

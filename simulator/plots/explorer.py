@@ -69,10 +69,10 @@ def _frame() -> tuple[Figure, Any]:
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """A figure as the bytes of a PNG, compressed as quickly as can be: it goes no further than this machine."""
+    """A figure as the bytes of a PNG."""
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
