@@ -12,7 +12,10 @@ from functools import lru_cache
 from multiprocessing.connection import Connection
 
 from simulator.explorer.answer import Answer, Scenery
-from simulator.explorer.controls import Controls
+from simulator.explorer.controls import Controls, Shape
+
+QUIET = 1.0
+"""Seconds without a question after which something is compiled that nobody asked for."""
 
 
 class ComputerError(Exception):
@@ -99,9 +102,14 @@ def _work(questions: Connection) -> None:
             answered = _answered(answers, question, controls)
             questions.send(answered)
             if isinstance(answered, Answer):
-                # The answer first; then what the other choices need.
-                answers.begin(controls.shape)
+                _compile_ahead(answers, controls.shape, questions)
     os._exit(0)  # without waiting for what is still being compiled
+
+
+def _compile_ahead(answers, shape: Shape, questions: Connection) -> None:
+    """Compile what other choices need, one program after another, until somebody asks: it would hold up the answer."""
+    while not questions.poll(QUIET) and answers.begin_another(shape):
+        pass
 
 
 def _answered(answers, question: str, controls: Controls) -> Answer | Scenery | bool | ComputerError:

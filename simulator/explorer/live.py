@@ -21,13 +21,22 @@ class Live:
         self._lock = threading.Lock()
         self._compilers = ThreadPoolExecutor(len(PROGRAMS))
 
-    def begin(self, shape: Shape, names: Iterable[str] = PROGRAMS) -> list[Future[Callable]]:
+    def begin(self, shape: Shape, names: Iterable[str]) -> list[Future[Callable]]:
         """Start compiling programs of a shape, those that nobody asked for before, without waiting for them."""
         with self._lock:
             for name in names:
                 if (shape, name) not in self._programs:
                     self._programs[shape, name] = self._compilers.submit(compiled, shape, name)
             return [self._programs[shape, name] for name in names]
+
+    def begin_another(self, shape: Shape) -> bool:
+        """Start compiling one more program of a shape, for what may be asked next; whether there is one to wait for."""
+        with self._lock:
+            if not all(one.done() for one in self._programs.values()):
+                return True
+            missing = [name for name in PROGRAMS if (shape, name) not in self._programs]
+        self.begin(shape, missing[:1])
+        return bool(missing)
 
     def ready(self, controls: Controls) -> bool:
         """Whether a setting can be answered without compiling."""

@@ -1,5 +1,6 @@
 """Serving the explorer's page on this machine."""
 
+import gc
 import importlib.util
 import os
 import socket
@@ -42,6 +43,15 @@ def serve(port: int, browser: bool, say: Callable[[str], None]) -> None:
         _run(listener)
 
 
+def _get_ready_to_draw() -> None:
+    """Load and draw what every picture needs: while the browser loads the page there is time."""
+    from simulator import plots
+
+    plots.explorer_frame()
+    # Looking for cycles among all that is loaded by now would take up to half a second, in the middle of an answer.
+    gc.freeze()
+
+
 def _listening(port: int) -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -61,8 +71,7 @@ def _run(listener: socket.socket) -> None:
     import uvicorn
 
     page = marimo.create_asgi_app(quiet=True).with_app(path="", root=str(PAGE)).build()
-    # The page draws: while the browser loads it there is time.
-    threading.Thread(target=importlib.import_module, args=("simulator.plots",), daemon=True).start()
+    threading.Thread(target=_get_ready_to_draw, daemon=True).start()
     server = uvicorn.Server(uvicorn.Config(with_assets(page), log_level="warning", timeout_graceful_shutdown=1))
     with suppress(KeyboardInterrupt):  # how a user ends it
         server.run(sockets=[listener])

@@ -3,7 +3,7 @@
 The figures of the studies are in `plots.figures`, which loads what reads their results.
 """
 
-from simulator.plots.explorer import explorer, explorer_scenery, png
+from simulator.plots.explorer import explorer, explorer_frame, explorer_scenery, png
 from simulator.plots.film import Film, save_film
 from simulator.plots.panel import PanelError
 from simulator.plots.plane import arrow, points, region
@@ -20,6 +20,7 @@ __all__ = [
     "arrow",
     "curve",
     "explorer",
+    "explorer_frame",
     "explorer_scenery",
     "look",
     "png",

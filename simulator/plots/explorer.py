@@ -1,12 +1,19 @@
-"""The picture of the explorer: two defences side by side, and their errors against what is certified."""
+"""The picture of the explorer: two defences side by side, and their errors against what is certified.
+
+It is drawn anew at every move of a control, so what is the same in all pictures, the axes with their numbers and the key
+of signs, is drawn once: `png` puts what a setting changes upon it.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Patch, Polygon
 
@@ -18,7 +25,6 @@ ATTACK, DUAL = look("adversarial").color, look("coap").color
 ERRORS = {"standard_error": "standard", "robust_error": "robust\n(attack)", "certified_error": "certified\n(bound)"}
 """Variable -> what is written below its bars."""
 _BINS = np.linspace(-1, 1, 41)
-
 
 Values = Mapping[str, np.ndarray]
 """What is shown of one defence, or of the data, by name."""
@@ -35,7 +41,7 @@ def explorer(
     of the true boundary, infinite where it is a line.
     """
     with styled():
-        figure, axes = _frame()
+        figure, axes = _empty()
         for column, (name, side) in enumerate(sides):
             _region(axes[0, column], name, side, reach)
             _scenery(axes[0, column], scenery, reach, truth)
@@ -49,30 +55,66 @@ def explorer(
 def explorer_scenery(names: Sequence[str], scenery: Values, *, reach: float, truth: float) -> Figure:
     """The same picture before anything is trained: data, true boundary, signal direction and set of perturbations."""
     with styled():
-        figure, axes = _frame()
+        figure, axes = _empty()
         for column, name in enumerate(names):
             _scenery(axes[0, column], scenery, reach, truth)
             axes[0, column].set_title(f"{look(name).label}: not trained yet")
-        for other in (*axes[1], axes[0, 2]):
-            other.set_axis_off()
+        axes[1, 2].set_axis_off()
     return figure
 
 
+def _empty() -> tuple[Figure, Any]:
+    """A picture of nothing, which leaves free what `explorer_frame` shows, and its axes [2, 3]."""
+    figure, axes = _frame()
+    figure.patch.set_visible(False)
+    for known in (*axes[0], *axes[1, :2]):
+        known.patch.set_visible(False)
+        known.xaxis.set_visible(False)
+        known.yaxis.set_visible(False)
+    return figure, axes
+
+
 def _frame() -> tuple[Figure, Any]:
-    """An empty picture with the key of its signs, and its axes [2, 3]."""
+    """A figure and its axes: two regions and the errors above, two histograms and the losses below."""
     figure = Figure(figsize=(11.4, 6.9))
     # Placed by hand: solving for a layout takes longer than drawing.
     places = {"left": 0.045, "right": 0.985, "bottom": 0.13, "top": 0.94, "wspace": 0.22, "hspace": 0.36}
     axes = figure.subplots(2, 3, gridspec_kw={"height_ratios": (1.75, 1), **places})
-    figure.legend(handles=_key(), loc="lower center", ncols=8, fontsize=8.5, handletextpad=0.4, columnspacing=1.3)
+    for region_axes in axes[0, :2]:
+        region_axes.spines[:].set_visible(False)
+    axes[0, 2].set(xlim=(-0.5, len(ERRORS) - 0.5), ylim=(0, 1.08), yticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
+    for histogram in axes[1, :2]:
+        histogram.set(xlim=(-1.02, 1.02), ylim=(0, 1.05), xticks=(-1, -0.5, 0, 0.5, 1), yticks=(0, 0.5, 1))
     return figure, axes
 
 
+@lru_cache
+def explorer_frame(dpi: int = 100) -> Any:
+    """The pixels of what no setting changes, drawn the first time only."""
+    with styled():
+        figure, axes = _frame()
+        figure.set_dpi(dpi)
+        figure.legend(handles=_key(), loc="lower center", ncols=8, fontsize=8.5, handletextpad=0.4, columnspacing=1.3)
+        axes[0, 2].set_xticks(range(len(ERRORS)), list(ERRORS.values()))
+        axes[0, 2].set_title("Errors: empirical against certified")
+        for histogram in axes[1, :2]:
+            histogram.set_xlabel("cos(a, δ), share of test examples")
+        for drawn_anew in (*axes[0, :2], axes[1, 2]):
+            drawn_anew.set_axis_off()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        return canvas.copy_from_bbox(figure.bbox)
+
+
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """A figure as the bytes of a PNG."""
+    """A picture of the explorer as the bytes of a PNG."""
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="png", dpi=dpi)
+        figure.set_dpi(dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.restore_region(explorer_frame(dpi))
+        figure.draw(canvas.get_renderer())
+        imsave(buffer, canvas.buffer_rgba(), format="png")
     return buffer.getvalue()
 
 
@@ -92,8 +134,9 @@ def _region(axes: Axes, name: str, side: Values, reach: float) -> None:
     """The learnt region."""
     across = np.linspace(-reach, reach, side["margin_map"].shape[0])
     region(axes, across, across, side["margin_map"])
+    below: Any = {"transform": axes.transAxes, "horizontalalignment": "center", "verticalalignment": "top"}
     cosines = (_number(side[f"cosine_shown_{kind}"]) for kind in ("attack", "dual"))
-    axes.set_xlabel("cos(a, attack) = {},  cos(a, COAP dual) = {}".format(*cosines), fontsize=9)
+    axes.text(0.5, -0.03, "cos(a, attack) = {},  cos(a, COAP dual) = {}".format(*cosines), fontsize=9, **below)
     title = f"{look(name).label}: standard {_number(side['standard_error'])}, robust {_number(side['robust_error'])}"
     axes.set_title("training diverged" if side["diverged"] else title)
 
@@ -107,8 +150,7 @@ def _scenery(axes: Axes, scenery: Values, reach: float, truth: float) -> None:
     axes.add_patch(Polygon(outline, facecolor="#BBBBBB", alpha=0.6, edgecolor="k", linewidth=1.2, zorder=4))
     axes.plot(*place, "k.", ms=6, zorder=5)
     arrow(axes, place, scenery["signal"], SIGNAL)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
-    axes.grid(False)
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
 
 
 def _perturbations(axes: Axes, side: Values) -> None:
@@ -135,15 +177,15 @@ def _number(value: np.ndarray) -> str:
 
 
 def _cosines(axes: Axes, name: str, side: Values) -> None:
-    """Cosines of single test examples with the signal: the attack's filled, the dual's as an outline."""
+    """Shares of the test examples by their cosine with the signal: the attack's filled, the dual's as an outline."""
     kinds: Any = (
         ("attack", {"color": ATTACK, "alpha": 0.55, "histtype": "stepfilled"}),
         ("dual", {"color": DUAL, "histtype": "step", "lw": 2}),
     )
     for kind, style in kinds:
         values = side[f"cosine_{kind}"]
-        axes.hist(values[np.isfinite(values)], list(_BINS), **style)
-    axes.set(xlim=(-1.02, 1.02), xlabel="cos(a, δ) on test examples")
+        known = values[np.isfinite(values)]
+        axes.hist(known, list(_BINS), weights=np.full(len(known), 1 / len(values)), **style)
     means = [_number(side[f"alignment_{kind}"]) for kind in ("attack", "dual")]
     axes.set_title(f"{look(name).label}: mean {means[0]} attack, {means[1]} dual", fontsize=9)
 
@@ -155,8 +197,6 @@ def _errors(axes: Axes, sides: Sequence[tuple[str, Values]]) -> None:
         heights, style = [float(side[error]) for error in ERRORS], look(name)
         bars = axes.bar(place + shift, heights, 0.37, color=style.color, hatch=hatch, edgecolor="w", label=style.label)
         axes.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=8, padding=2)
-    axes.set_xticks(place, list(ERRORS.values()))
-    axes.set(ylim=(0, 1.08), title="Errors: empirical against certified")
     axes.legend(loc="upper left")
 
 
