@@ -117,15 +117,16 @@ def test_a_slider_changes_picture_and_numbers_and_compiles_nothing(opened, name)
 
 
 @pytest.mark.parametrize("label", ["set of perturbations", "defence on the right"])
-def test_a_choice_changes_picture_and_numbers_and_compiles_nothing(opened, label):
+def test_a_choice_changes_picture_and_numbers_and_compiles_at_most_once(opened, label):
     page = opened[0]
-    before = state(page)
-    page.locator(f"marimo-dropdown:has-text('{label}') select").select_option(index=3)
     changed = "before => document.querySelector('table') && document.querySelector('table').innerText != before"
-    page.wait_for_function(changed, arg=before[0], timeout=PATIENCE * 1000)
-    page.wait_for_load_state("networkidle")
-    after = state(page)
-    assert before[1] != after[1]
+    for index in (3, 1, 3):
+        before = state(page)
+        page.locator(f"marimo-dropdown:has-text('{label}') select").select_option(index=index)
+        page.wait_for_function(changed, arg=before[0], timeout=PATIENCE * 1000)
+        page.wait_for_load_state("networkidle")
+        after = state(page)
+        assert before[1] != after[1]
     assert "nothing was compiled" in after[2]
 
 

@@ -2,21 +2,27 @@
 
 import asyncio
 import dataclasses
+import io
+import multiprocessing
 import os
 import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
+import matplotlib as mpl
+import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from programs import quick_jit
 
 from simulator import explorer, plots
 from simulator.defences import DEFENCES
-from simulator.explorer import assets, command, live, programs, server
+from simulator.explorer import assets, command, computer, live, programs, server
 from simulator.explorer.controls import TEST_EXAMPLES
 from simulator.explorer.programs import Scalars
 
@@ -38,7 +44,7 @@ MOVES = (
 def compiled():
     """Programs for the shape of the start, compiled once for all tests."""
     one = live.Live()
-    for program in one.begin(START.shape):
+    for program in one.begin(START.shape, programs.PROGRAMS):
         program.result()
     return one
 
@@ -167,6 +173,25 @@ def test_perturbations_and_the_outline_are_of_the_set(compiled, threat):
     np.testing.assert_allclose(np.abs(outline @ np.eye(2)).max(), epsilon, rtol=0.3)
 
 
+def test_a_picture_is_drawn_upon_what_no_setting_changes():
+    """Which stays as it was, and shows wherever nothing is drawn."""
+    early = {"x": np.zeros((1, 2)), "y": np.ones(1), "place": np.zeros(2), "signal": np.ones(2)}
+    early["outline"] = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    figure = plots.explorer_scenery(("ibp", "coap"), early, reach=2.0, truth=np.inf)
+    first, again = (mpl.image.imread(io.BytesIO(plots.png(figure, dpi=40))) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    _, blank = plots.explorer_frame(40), Figure(figsize=figure.get_size_inches())
+    blank.patch.set_visible(False)
+    frame = mpl.image.imread(io.BytesIO(plots.png(blank, dpi=40)))
+    assert frame.shape == first.shape == (276, 456, 4)
+    middle = first.shape[0] // 2
+    # Numbers and key are below, data above; opaque everywhere.
+    np.testing.assert_array_equal(first[-20:], frame[-20:])
+    assert (frame[-20:] != 1).any()
+    assert (first[:middle, :300] != frame[:middle, :300]).any()
+    assert (first[..., 3] == 1).all()
+
+
 def pictured(answer):
     at = answer.controls
     return plots.explorer(answer.sides, answer.scenery, answer.epochs, reach=at.reach, truth=at.truth)
@@ -182,6 +207,7 @@ def test_the_picture_shows_every_answer(compiled, started):
     for one in (started, empty, failed):
         picture = plots.png(pictured(one), dpi=40)
         assert picture.startswith(b"\x89PNG")
+        assert picture == plots.png(pictured(one), dpi=40)
     titles = [axes.get_title() for axes in pictured(failed).axes[:2]]
     assert titles == ["training diverged"] * 2
     assert "Training diverged" in explorer.status(failed)
@@ -240,7 +266,45 @@ def test_a_setting_is_ready_once_its_programs_are_compiled(monkeypatch):
     assert not fresh.ready(dataclasses.replace(START, right="ibp"))
 
 
+def test_what_nobody_asked_for_is_compiled_one_program_after_another(monkeypatch):
+    begun, go_on = [], threading.Event()
+    monkeypatch.setattr(live, "compiled", lambda shape, name: begun.append(name) or go_on.wait(60))
+    fresh = live.Live()
+    asked = fresh.begin(START.shape, live.needed(START))
+    assert fresh.begin_another(START.shape)
+    assert set(begun) <= set(live.needed(START))
+    go_on.set()
+    for program in asked:
+        program.result()
+    for name in ("standard", "crown-ibp", "ibp"):
+        assert fresh.begin_another(START.shape)
+        assert fresh.begin(START.shape, [name])[0].result()
+        assert begun[-1] == name
+    assert not fresh.begin_another(START.shape)
+    assert sorted(begun) == sorted(programs.PROGRAMS)
+
+
 # ---- the process that computes ----
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_compiling_ahead_stops_when_somebody_asks(monkeypatch, after):
+    monkeypatch.setattr(computer, "QUIET", 0.01)
+    ours, theirs = multiprocessing.Pipe()
+    begun = []
+
+    class Answers:
+        def begin_another(self, shape):
+            begun.append(shape)
+            if len(begun) == after:
+                ours.send("a question")
+            return True
+
+    if after == 0:
+        ours.send("a question")
+    computer._compile_ahead(Answers(), START.shape, theirs)
+    assert begun == [START.shape] * after
+    assert theirs.recv() == "a question"
 
 
 @pytest.fixture(scope="module")

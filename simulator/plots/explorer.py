@@ -1,7 +1,7 @@
 """The picture of the explorer: two defences side by side, and their errors against what is certified.
 
-It is drawn anew at every move of a control, so what is the same in all pictures, the axes with their numbers and the key
-of signs, is drawn once: `png` puts what a setting changes upon it.
+It is drawn anew at every move of a control, so what is the same in all pictures, the axes with their numbers and the
+key of signs, is drawn once: `png` puts what a setting changes upon it.
 """
 
 import io
