@@ -120,6 +120,6 @@ LABELS = {
 
 RECOMPILES = (
     f"These two change the shapes of arrays: at a new value programs are compiled first, which takes seconds. "
-    f"The sliders above never compile anything (n has room for {MOST_EXAMPLES}), a defence the first time it is chosen "
-    f"at most: while nothing is moved all are compiled."
+    f"The sliders above never compile anything (n has room for {MOST_EXAMPLES}), and a defence at most the first time "
+    f"that it is chosen."
 )
