@@ -1,5 +1,7 @@
 """Figures from synthetic results: no training, only what each plot expects of a Dataset."""
 
+import threading
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -256,6 +258,33 @@ def test_figures_are_independent_of_the_readers_style(name, tmp_path):
         found = [path.read_bytes() for path in plots.save(draw(name, **small), tmp_path / "styled")]
         assert dict(mpl.rcParams) == before
     assert found == expected
+
+
+def test_one_thread_at_a_time_has_the_style():
+    """Else the first to leave would take it from those who still draw."""
+    inside, may_leave, seen = threading.Event(), threading.Event(), []
+
+    def first():
+        with plots.styled():
+            inside.set()
+            may_leave.wait(60)
+
+    def second():
+        with plots.styled():
+            seen.append(may_leave.is_set())
+            with plots.styled():  # one's own again, as figures within figures
+                seen.append(mpl.rcParams["axes.spines.top"])
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert inside.wait(60)
+    threads[1].start()
+    threads[1].join(0.2)
+    may_leave.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen == [True, False]
+    assert mpl.rcParams["axes.spines.top"]
 
 
 def test_one_task_that_failed_does_not_lose_the_other():

@@ -1,6 +1,7 @@
 """One look for every figure: a defence has the same colour, marker and name everywhere."""
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,10 +64,13 @@ _STYLE = {
 }
 
 
+_ONE_AT_A_TIME = threading.RLock()
+
+
 @contextmanager
 def styled() -> Iterator[None]:
-    """The project's style, without touching the caller's."""
-    with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **_STYLE}):
+    """The project's style, without touching the caller's.  Threads wait for each other: a process has one style."""
+    with _ONE_AT_A_TIME, mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **_STYLE}):
         yield
 
 
