@@ -1,9 +1,13 @@
 """The entry point: what needs nothing but text is answered before the rest is loaded, which takes seconds."""
 
+import os
 import sys
 from importlib.metadata import version
 
 from simulator import catalogue
+
+INTERRUPTED = 130
+"""The exit code after an interruption, as shells have it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(arguments)
     except KeyboardInterrupt:  # most likely while it loads: running commands say more themselves
         print("simulator: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _run(arguments: list[str]) -> int:
@@ -32,5 +36,19 @@ def _run(arguments: list[str]) -> int:
     return cli.main(arguments)
 
 
+def command() -> None:
+    """The command itself: run what the shell says and end the process with its exit code.
+
+    At once after an interruption: a thread may still compute, and a thread that returns from compiled code to an
+    interpreter which is being taken down aborts the process.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

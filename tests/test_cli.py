@@ -502,6 +502,37 @@ def test_an_interrupt_while_it_loads_is_no_traceback(command, module):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "simulator: interrupted\n")
 
 
+COMPUTING = """
+import threading
+import jax
+import jax.numpy as jnp
+from simulator import __main__
+
+program = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, x: jnp.sin(x), x))
+started = threading.Event()
+
+def compute():
+    while True:
+        program(jnp.ones(10_000)).block_until_ready()
+        started.set()
+
+def main():
+    threading.Thread(target=compute, daemon=True).start()
+    started.wait()
+    print("interrupted")
+    return 130
+
+__main__.main = main
+__main__.command()
+"""
+
+
+def test_an_interrupt_ends_the_process_beside_a_thread_that_computes():
+    """A thread that comes back from compiled code to an interpreter that is being taken down would abort it."""
+    done = subprocess.run([sys.executable, "-c", COMPUTING], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "interrupted\n", "")
+
+
 @pytest.mark.slow
 def test_compiled_programs_are_kept_for_the_next_run(folder):
     """A second process finds what the first one compiled, and computes the same."""

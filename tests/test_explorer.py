@@ -266,6 +266,25 @@ def test_a_setting_is_ready_once_its_programs_are_compiled(monkeypatch):
     assert not fresh.ready(dataclasses.replace(START, right="ibp"))
 
 
+def test_a_program_that_failed_is_compiled_again(monkeypatch):
+    """As when memory ran out meanwhile."""
+    outcomes = [MemoryError("no room"), print]
+
+    def compiled(shape, name):
+        if isinstance(outcome := outcomes.pop(0), Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(live, "compiled", compiled)
+    monkeypatch.setattr(live, "needed", lambda controls: ("draw",))
+    fresh = live.Live()
+    with pytest.raises(MemoryError, match="no room"):
+        fresh.begin(START.shape, ["draw"])[0].result()
+    assert not fresh.ready(START)
+    assert fresh.begin(START.shape, ["draw"])[0].result() is print
+    assert fresh.ready(START)
+
+
 def test_what_nobody_asked_for_is_compiled_one_program_after_another(monkeypatch):
     begun, go_on = [], threading.Event()
     monkeypatch.setattr(live, "compiled", lambda shape, name: begun.append(name) or go_on.wait(60))

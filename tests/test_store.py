@@ -301,20 +301,22 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_run_that_is_stopped_says_what_is_saved(tmp_path, result, interruptible):
-    """The first interruption by the user ends the run after its chunk."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_what_is_saved(tmp_path, result, interruptible, number):
+    """The first interruption, by the user or by a batch system, ends the run after its chunk."""
     said = []
 
     def stop_soon(amount):
         # The first ticks are of compilation.
         if amount == 2 and len(store.records(tmp_path / "toy.zarr")) == START + 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     with pytest.raises(studies.Stopped, match=r"stopped with \d of 9 chunks done and saved in .*toy\.zarr") as stopped:
         run(tmp_path, report=studies.Report(say=said.append, tick=stop_soon))
     assert "stopped with 4 of 9" in str(stopped.value)
     assert said[-1].startswith("stopping as soon as the current work is saved")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert_same(store.read(run(tmp_path)), result)
 
 

@@ -22,10 +22,11 @@ class Live:
         self._compilers = ThreadPoolExecutor(len(PROGRAMS))
 
     def begin(self, shape: Shape, names: Iterable[str]) -> list[Future[Callable]]:
-        """Start compiling programs of a shape, those that nobody asked for before, without waiting for them."""
+        """Start compiling programs of a shape, those that nobody asked for before or that failed, without waiting for
+        them."""
         with self._lock:
             for name in names:
-                if (shape, name) not in self._programs:
+                if (shape, name) not in self._programs or _failed(self._programs[shape, name]):
                     self._programs[shape, name] = self._compilers.submit(compiled, shape, name)
             return [self._programs[shape, name] for name in names]
 
@@ -42,7 +43,7 @@ class Live:
         """Whether a setting can be answered without compiling."""
         with self._lock:
             found = [self._programs.get((controls.shape, name)) for name in needed(controls)]
-        return all(one is not None and one.done() for one in found)
+        return all(one is not None and one.done() and not _failed(one) for one in found)
 
     def scenery(self, controls: Controls) -> Scenery:
         """What the picture shows of a setting before anything is trained."""
@@ -66,6 +67,10 @@ class Live:
         waited = began - asked if waits else 0.0
         seconds = time.perf_counter() - began
         return Answer(controls, _fetched(scenery, controls), left, right, epochs, seconds, waited)
+
+
+def _failed(program: Future) -> bool:
+    return program.done() and program.exception() is not None
 
 
 def _fetched(scenery: Mapping[str, jax.Array], controls: Controls) -> Scenery:

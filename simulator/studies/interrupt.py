@@ -18,9 +18,13 @@ class Stopped(Exception):
     """The run was asked to stop and did, with everything saved."""
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Of a user at the keyboard, and of a batch system whose time is up."""
+
+
 @contextmanager
 def stop_on_interrupt(report: Report) -> Iterator[threading.Event]:
-    """An event that the first interruption by the user sets; the second one ends the program at once."""
+    """An event that the first of `SIGNALS` sets; the second one ends the program at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -32,11 +36,12 @@ def stop_on_interrupt(report: Report) -> Iterator[threading.Event]:
         stop.set()
         report.say("stopping as soon as the current work is saved; interrupt again to stop at once and lose it")
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
