@@ -39,8 +39,8 @@ CATALOGUE = {
         shows=(
             "Spheres above, linear data below, one row per radius ε. Against the epoch, one curve per defence with a "
             "band of one standard error: cosine of the attack with the signal, cosine of COAP's dual with it, robust "
-            "error and standard error; open markers: published values. Last column: box plots of the final cosine of "
-            "the attack on single test examples."
+            "error and standard error. Last column: box plots of the final cosine of the attack on single test "
+            "examples."
         ),
     ),
     "signal-directed": Entry(
@@ -48,9 +48,9 @@ CATALOGUE = {
         "adversarial training at every epsilon.",
         core=True,
         shows=(
-            "Standard error and robust error against ε, one curve per defence; open markers: published values, thin "
-            "dotted lines: linear theory. Right: a heat map of the robust error of COAP minus AT over ε and all "
-            "recipes of batch, learning rate, momentum and epochs."
+            "Standard error and robust error against ε, one curve per defence; thin dotted lines: linear theory. "
+            "Right: a heat map of the robust error of COAP minus AT over ε and all recipes of batch, learning rate, "
+            "momentum and epochs."
         ),
     ),
     "l2-budget": Entry(
@@ -58,8 +58,8 @@ CATALOGUE = {
         "separable data, but on concentric spheres COAP's is higher at the largest radius.",
         shows=(
             "One row per task; columns: standard error, robust error, certified error, share of unstable neurons and "
-            "robust error minus AT's, against ε. One curve per defence with a band of one standard error; open "
-            "markers: published values, thin dotted lines: linear theory."
+            "robust error minus AT's, against ε. One curve per defence with a band of one standard error; thin "
+            "dotted lines: linear theory."
         ),
     ),
     "segments": Entry(
@@ -68,7 +68,7 @@ CATALOGUE = {
         shows=(
             "One row per radius of the inner sphere; columns: standard error, robust error, certified error, share of "
             "unstable neurons and robust error minus AT's, against the number of segments k. One curve per defence "
-            "with a band of one standard error; open markers: published values."
+            "with a band of one standard error."
         ),
     ),
     "budget": Entry(
@@ -76,7 +76,7 @@ CATALOGUE = {
         shows=(
             "One row per radius of the inner sphere; columns: standard error, robust error, certified error, share of "
             "unstable neurons and robust error minus AT's, against ε. One curve per defence with a band of one "
-            "standard error; open markers: published values."
+            "standard error."
         ),
     ),
     "margin": Entry(
@@ -84,7 +84,7 @@ CATALOGUE = {
         shows=(
             "One row per radius of the inner sphere; columns: standard error, robust error, certified error, share of "
             "unstable neurons and robust error minus AT's, against the margin, from a large one to a small one. One "
-            "curve per defence with a band of one standard error; open markers: published values."
+            "curve per defence with a band of one standard error."
         ),
     ),
     "linf": Entry(
@@ -92,7 +92,7 @@ CATALOGUE = {
         shows=(
             "One row per radius of the inner sphere; columns: standard error, robust error, certified error, share of "
             "unstable neurons and robust error minus AT's, against ε. One curve per defence with a band of one "
-            "standard error; open markers: published values."
+            "standard error."
         ),
     ),
     "dimension": Entry(
@@ -196,8 +196,7 @@ CATALOGUE = {
             shows=(
                 "A panel for each of these against ε, and rows for several data sets: standard error, robust error, "
                 "accuracy discrepancy and certified error; cosines of attack and dual vector with the signal or what "
-                "stands for it, and robust error minus AT's. One curve per defence with a band of one standard error; "
-                "open markers: published values."
+                "stands for it, and robust error minus AT's. One curve per defence with a band of one standard error."
             ),
         )
         for name, words in {

@@ -178,13 +178,14 @@ def plot(
         Write its animation as GIF instead, for which trial 0 is trained once more.
     """
     chosen = studies.find(study)
+    store.check_folder(figures, "--figures")
     if animate:
         print(studies.animate(chosen, out, figures))
         return
     result = store.read(store.locate(out, chosen.name))
     words = studies.about(chosen, result), studies.alt(chosen, result)
     if columns is None:
-        drawn, name = chosen.figure(result, chosen.published), chosen.name
+        drawn, name = chosen.figure(result, chosen.comparable(result)), chosen.name
     else:
         drawn, name = chosen.in_columns(result, columns), f"{chosen.name}-in-{columns}"
     if panel is not None:
@@ -239,7 +240,7 @@ def reproduce(
     _use(data_dir)
     if names and everything:
         raise SettingsError("studies are named and --all is given: give one of the two")
-    store.check_folder(figures)
+    store.check_folder(figures, "--figures")
     known = studies.STUDIES.values()
     chosen = [studies.find(name) for name in names] or [study for study in known if study.core or everything]
     chosen = [study for study in chosen if _has_files(study, scale, say_so=everything)]

@@ -64,19 +64,19 @@ def provenance(
 
 
 def _commit() -> str:
-    """The commit of the checkout the code runs from, or "unknown" outside one."""
-    here = Path(__file__).resolve().parent
+    """The commit of the checkout the code runs from, with "-dirty" if the code is not that of it; or "unknown" outside
+    one.  Figures and results that a run has written into the checkout are no code."""
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = _git("describe", "--always", "--abbrev=12")
+        return f"{commit}-dirty" if _git("status", "--porcelain", "--", ".") else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the folder of this package."""
+    here = Path(__file__).resolve().parent
+    return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def path_of(folder: Path, study: str) -> Path:
@@ -125,6 +125,8 @@ def read(path: Path) -> xr.Dataset:
     """Load a store, or an archive, into memory.  Raises `StoreError` if none is at `path` or it cannot be read."""
     if not path.exists():
         raise StoreError(f"there is no store at {path}: run the study first")
+    if inside := [] if path.is_file() or (path / "zarr.json").exists() else sorted(path.glob("*.zarr*")):
+        raise StoreError(f"{path} is a folder of results: give one of {', '.join(map(str, inside))}")
     try:
         source = zarr.storage.ZipStore(path, mode="r") if path.is_file() else path
         result = xr.load_dataset(source, engine="zarr", consolidated=False)
@@ -136,7 +138,10 @@ def read(path: Path) -> xr.Dataset:
     if missing or "status" not in result:
         raise StoreError(f"{path} is not a result store of this program: it lacks {', '.join(missing) or 'status'}")
     text = [name for name, variable in result.variables.items() if variable.dtype.kind == "T"]
-    return result.assign({n: result[n].astype(object) for n in text}).assign_attrs(result.attrs)
+    read = result.assign({n: result[n].astype(object) for n in text}).assign_attrs(result.attrs)
+    # Of its own a store lists its arrays in an order that changes from one process to the next.
+    names = sorted(read.data_vars)
+    return read.drop_vars(names).assign({name: read[name] for name in names})
 
 
 def state(path: Path, wanted: Mapping[str, Any]) -> str:
@@ -175,13 +180,13 @@ def _difference(key: str, there: Any, here: Any) -> str:
     return "; ".join(f"{name} is {old.get(name)} there, {new.get(name)} here" for name in names)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `StoreError` if a folder cannot be made or written into; nothing is created."""
+def check_folder(folder: Path, option: str = "--out") -> None:
+    """Raise `StoreError` if the folder an option names cannot be made or written into; nothing is created."""
     there = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     if not there.is_dir():
-        raise StoreError(f"{there} is a file, not a folder: give another --out")
+        raise StoreError(f"{there} is a file, not a folder: give another {option}")
     if not os.access(there, os.W_OK):
-        raise StoreError(f"the folder {there} is not writable: give another --out")
+        raise StoreError(f"the folder {there} is not writable: give another {option}")
 
 
 @contextmanager

@@ -358,7 +358,10 @@ def test_a_named_study_without_its_data_stops_before_anything_runs(simulator, tm
 BAD = {
     "unknown command": ("rum", "rum"),
     "unknown option of list": ("list --all", "--all"),
-    "unknown study": ("run pictur", "there is no study 'pictur'; the studies are picture, alignment"),
+    "unknown study": (
+        "run pictur",
+        "there is no study 'pictur' (did you mean picture?); the studies are picture, alignment",
+    ),
     "named and all to reproduce": ("reproduce alignment --all", "give one of the two"),
     "unknown study to reproduce": ("reproduce alignment pictur", "there is no study 'pictur'"),
     "unknown study to plot": ("plot pictur", "there is no study 'pictur'"),
@@ -415,7 +418,15 @@ BAD = {
     "nothing to plot": ("plot picture", "there is no store at results/picture.zarr"),
     "plot something else": ("plot mine.py:STUDY --out foreign", "foreign/toy.zarr"),
     "plot other data": ("plot mine.py:STUDY --out other", "other/toy.zarr"),
-    "figures are a file": ("reproduce --figures notes.txt", "notes.txt is a file, not a folder: give another --out"),
+    "figures are a file": (
+        "reproduce --figures notes.txt",
+        "notes.txt is a file, not a folder: give another --figures",
+    ),
+    "figures of a plot are a file": (
+        "plot picture --figures notes.txt",
+        "is a file, not a folder: give another --figures",
+    ),
+    "show a folder of results": ("show other", "other is a folder of results: give one of other/toy.zarr"),
 }
 
 

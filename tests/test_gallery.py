@@ -47,7 +47,7 @@ def test_figures_were_drawn_from_the_data_beside_them(kept):
 
 def test_figures_can_be_drawn_again_from_the_data(kept):
     _, study, result = kept
-    figure = study.figure(result, study.published)
+    figure = study.figure(result, study.comparable(result))
     figure.draw_without_rendering()
     # What is said to those who cannot see it names every axis there is.
     across = {label.strip() for axes in figure.axes if (label := axes.get_xlabel()) and "cos(" not in label}
@@ -60,7 +60,7 @@ def test_figures_can_be_read_on_a_slide_and_on_a_page(kept):
 
     What is written into the cells of a map, at its ticks or beside one example may be smaller."""
     _, study, result = kept
-    figure = study.figure(result, study.published)
+    figure = study.figure(result, study.comparable(result))
     figure.draw_without_rendering()
     texts = [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label, axes.title)]
     texts += [text for legend in figure.legends for text in legend.get_texts()]

@@ -10,6 +10,7 @@ import pytest
 
 from simulator import store, studies, sweep
 from simulator.studies import Report, Stopped
+from simulator.studies import plan as planning
 from simulator.studies.saving import models_of
 
 NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
@@ -145,3 +146,11 @@ def test_the_plan_of_a_hosted_study_runs_nothing(tmp_path):
     words = studies.dry_run(study, settings, Report())
     assert "12 of 12 in the grid, in 12 chunks" in words
     assert cell.calls == 0
+
+
+def test_what_compiles_while_it_trains_is_not_said_to_be_compiled():
+    """A hosted cell compiles what it needs when it needs it, and its memory is not known before."""
+    study = studies.STUDIES["images-quick"]
+    said = planning.describe(planning.plan(study, study.scales["default"]), Report())
+    assert "compiled as they are needed" in said
+    assert "at the peak" not in said

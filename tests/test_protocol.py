@@ -244,3 +244,31 @@ def test_equal_values_share_a_rank():
     values = np.random.default_rng(0).integers(0, 4, (20, 9)).astype(float)
     for row in values:
         np.testing.assert_array_equal(relaxations._ranks(row), stats.rankdata(row))
+
+
+def _excess(*means):
+    """A result whose COAP errs by `means` along epsilon more than adversarial training, with standard errors from 0.001
+    to 0.002, the same trial the largest everywhere."""
+    noise = np.array([-1.0, 0, 1]) * 0.001 * 3**0.5
+    gap = np.array(means)[:, None] + noise * np.linspace(1, 2, len(means))[:, None]
+    values = np.stack([gap + 0.1, np.full_like(gap, 0.1)])[None]
+    dims = ("inner", "defence", "epsilon", "trial")
+    data = {"robust_error": (dims, values), "status": (dims, np.full(values.shape, "ok", object))}
+    coords = {"inner": [1.0], "defence": ["coap", "adversarial"], "epsilon": np.arange(1.0, len(means) + 1)}
+    return xr.Dataset(data, {**coords, "trial": range(3)}).expand_dims({"n": [50], "dim": [10]})
+
+
+@pytest.mark.parametrize(
+    ("means", "held", "said"),
+    [
+        ((0.0, 0.2, 0.4), True, "+0.000 at epsilon = 1 and +0.400 (paired s.e. 0.002) at 3 with inner = 1; 3 trials"),
+        ((0.0, 0.4, 0.1), False, "with inner = 1, after a fall of 0.300 (s.e. 0.001) from 2 to 3"),
+        ((0.0, 0.39, 0.4, 0.38), True, "+0.380"),  # beyond its standard errors, but a twentieth of the excess
+        ((0.0, 0.0, 0.0), False, "at 3 with inner = 1; 3 trials"),
+        ((0.4, 0.2, 0.1), False, "after a fall of 0.200 (s.e. 0.001) from 1 to 2, and one of 0.100"),
+    ],
+)
+def test_a_gap_grows_only_if_it_does_not_fall_on_the_way(means, held, said):
+    verdict = protocol.gap_grows(_excess(*means), "epsilon", "inner")
+    assert verdict.held == held
+    assert said in verdict.sentence

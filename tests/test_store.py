@@ -6,7 +6,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -160,10 +163,34 @@ def test_attributes_tell_what_made_it(result):
     assert json.loads(attributes["settings"]) == SETTINGS.as_dict()
     assert json.loads(attributes["versions"])["jax"] == jax.__version__
     assert re.fullmatch(r"unknown|[0-9a-f]{12}(-dirty)?|v?\d.*", attributes["commit"])
+    assert list(result.data_vars) == sorted(result.data_vars)
     assert attributes["wall_seconds"] > 0
     assert attributes["compile_seconds"] > 0
     assert sum(attributes["cells_by_status"].values()) == 18
     assert re.match(r"\d{4}-\d\d-\d\dT", attributes["started"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"), [("", "0123456789ab"), (" M simulator/store.py", "0123456789ab-dirty")]
+)
+def test_the_commit_is_dirty_where_the_code_is(monkeypatch, changed, expected):
+    """Not where figures are that a run has drawn into the checkout: git is asked of the package alone."""
+
+    def git(command, cwd, **options):
+        assert (command[0], cwd) == ("git", Path(store.__file__).parent)
+        said = {"describe": "0123456789ab", "status": changed}[command[1]]
+        assert command[1] == "describe" or command[-2:] == ["--", "."]
+        return subprocess.CompletedProcess(command, 0, f"{said}\n")
+
+    monkeypatch.setattr(subprocess, "run", git)
+    assert store.provenance("toy", {}, 0, 1, "float32")["commit"] == expected
+
+
+def test_compiling_at_once_is_not_counted_twice(tmp_path):
+    """Programs are compiled two at a time: the times of single ones add up to more than has gone by."""
+    began = time.perf_counter()
+    attributes = store.read(run(tmp_path)).attrs
+    assert attributes["compile_seconds"] <= attributes["wall_seconds"] <= time.perf_counter() - began
 
 
 def test_a_box_is_a_chunk_of_the_file(finished):

@@ -41,7 +41,8 @@ def draw(chosen: Sequence[Study], results: Mapping[str, xr.Dataset], folder: Pat
     for study in chosen:
         result = results[study.name]
         store.archive(result, kept[study.name])
-        plots.save(study.figure(result, study.published), folder / study.name, about(study, result), alt(study, result))
+        figure = study.figure(result, study.comparable(result))
+        plots.save(figure, folder / study.name, about(study, result), alt(study, result))
     there = [(study, store.read(kept[name])) for name, study in listed.items() if kept[name].exists()]
     (folder / "README.md").write_text(index_text(there))
     (folder / "published.md").write_text(published_text(there))
@@ -51,8 +52,9 @@ def alt(study: Study, result: xr.Dataset) -> str:
     """What the figure of a result shows, for those who cannot see it: axes, curves, defences, and the verdict."""
     defences = [plots.look(str(name)).label for name in result["defence"].values] if "defence" in result else []
     named = [f"Defences: {', '.join(defences)}."] if defences else []
+    beside = ["Open markers: published values."] if study.comparable(result) else []
     held = "held" if study.verdict(result).held else "not held"
-    return " ".join([study.shows or study.claim, *named, f"Verdict: {held}."])
+    return " ".join([study.shows or study.claim, *named, *beside, f"Verdict: {held}."])
 
 
 def animate(study: Study, out: Path, folder: Path) -> Path:
@@ -180,9 +182,7 @@ def comparison(study: Study, result: xr.Dataset) -> pd.DataFrame:
     Along "epoch" the measured history is interpolated linearly between its records.
     """
     rows = []
-    for curve in study.published:
-        if not _contains(result, curve):
-            continue
+    for curve in study.comparable(result):
         mean, _, count = trials.over_trials(result, curve.variable)
         spread = trials.uncertainty(result, curve.variable)
         statistics = [one.sel(curve.at).astype(float) for one in (mean, spread, count)]
@@ -194,10 +194,6 @@ def comparison(study: Study, result: xr.Dataset) -> pd.DataFrame:
                 of_difference = sem * (1 + ours / curve.trials) ** 0.5
                 rows.append((*labels, *found, published, measured - published, of_difference, curve.source))
     return pd.DataFrame(rows, columns=COMPARISON)
-
-
-def _contains(result: xr.Dataset, curve: Published) -> bool:
-    return all(name in result.dims and value in result[name].values for name, value in curve.at.items())
 
 
 def _at(statistics: list[xr.DataArray], along: str, value: float) -> tuple[float, ...] | None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import resource
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,8 @@ class Plan:
     """One for every block of `chunks`, of which the first `MOST_LOADED` are loaded; none if others will run them."""
     outputs: Mapping[str, jax.ShapeDtypeStruct]
     """Variables of a cell; none if no chunk is left."""
+    compile_seconds: float = 0.0
+    """From beginning to compile the programs to having all of them."""
 
     @property
     def cells(self) -> int:
@@ -148,7 +151,7 @@ def plan(
     not fit in memory otherwise.  Raises `GridError` if the run cannot fit in memory whatever the chunks.
     """
     grid, cell = grid_of(study, settings), study.cell(settings)
-    most = _most_rows(cell)
+    most, began = _most_rows(cell), time.perf_counter()
     while True:
         cut = grid.layout(sweep.devices(), most) if layout is None else layout
         chunks = [chunk for chunk in grid.chunks(cut) if not saved(chunk)]
@@ -162,7 +165,8 @@ def plan(
     for program in programs:
         refuse_if_too_large(f"the program of {program.block or study.name}", program.peak_bytes)
         _refuse_other_outputs(program, programs[0])
-    return Plan(settings, grid, cell, cut, chunks, programs, programs[0].outputs if programs else {})
+    outputs = programs[0].outputs if programs else {}
+    return Plan(settings, grid, cell, cut, chunks, programs, outputs, time.perf_counter() - began)
 
 
 def outline(
@@ -230,9 +234,11 @@ def describe(planned: Plan, report: Report, timed_rows: int = TIMED_ROWS) -> str
     kept = readable(result_bytes(planned.grid, planned.outputs))
     if not planned.programs:
         return f"{lines[0]}\nmemory     {kept} of results"
-    compiled = sum(program.compile_seconds for program in planned.programs)
-    lines.append(f"programs   {len(planned.programs)}, compiled in {compiled:.0f} s")
-    lines.append(f"memory     {readable(planned.peak_bytes)} at the peak of a program, {kept} of results")
+    hosted = not any(isinstance(program, sweep.Program) for program in planned.programs)
+    compiled = "as they are needed" if hosted else f"in {planned.compile_seconds:.0f} s"
+    lines.append(f"programs   {len(planned.programs)}, compiled {compiled}")
+    peak = "" if hosted else f"{readable(planned.peak_bytes)} at the peak of a program, "
+    lines.append(f"memory     {peak}{kept} of results")
     counted = list(zip(planned.programs, planned.rows_by_program(), strict=True))
     # A hosted cell takes as long as all of its training: it tells of its progress itself.
     timed = [

@@ -1,5 +1,6 @@
 """How the studies that compare errors train, select and measure a defence: one protocol, the same for every defence."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
@@ -237,7 +238,8 @@ def lacks(result: xr.Dataset, defences: tuple[str, ...] = PAIR["defence"]) -> Ve
 def gap_grows(result: xr.Dataset, axis: str, per: str) -> Verdict:
     """Whether COAP's excess in robust error is above 0 at the last position along an axis, and above the first one's.
 
-    Both by more than 2 standard errors over trials, for every value of the axis `per`.
+    Both by more than 2 standard errors over trials, for every value of the axis `per`; and nowhere between neighbouring
+    positions may it fall by more than 2 and by more than a tenth of its greatest value.
     """
     missing = lacks(result)
     if missing is not None or result[axis].size < 2:
@@ -250,10 +252,23 @@ def gap_grows(result: xr.Dataset, axis: str, per: str) -> Verdict:
         rise, rise_sem = trials.paired_difference(chosen, "robust_error", **PAIR, **{axis: ends[::-1]})
         first, last = (float(gap.sel({axis: end})) for end in ends)
         last_sem = float(sem.sel({axis: ends[1]}))
-        held.append(last > 2 * last_sem and float(rise) > 2 * float(rise_sem))
+        falls = _falls(chosen, axis)
+        held.append(last > 2 * last_sem and float(rise) > 2 * float(rise_sem) and not falls)
         parts.append(
             f"{first:+.3f} at {axis} = {ends[0]:g} and {last:+.3f} (paired s.e. {last_sem:.3f}) at {ends[1]:g} "
-            f"with {per} = {value:g}"
+            f"with {per} = {value:g}" + (f", after a fall of {', and one of '.join(falls)}" if falls else "")
         )
     sentence = f"COAP minus adversarial robust error is {'; '.join(parts)}; {result['trial'].size} trials"
     return Verdict(all(held), sentence)
+
+
+def _falls(result: xr.Dataset, axis: str) -> list[str]:
+    """Between which neighbouring positions along an axis COAP's excess falls by more than 2 standard errors, and by
+    more than a tenth of the greatest excess: ripples contradict nothing."""
+    greatest = float(trials.paired_difference(result, "robust_error", **PAIR)[0].max())
+    places, found = result[axis].values, []
+    for here, there in itertools.pairwise(places):
+        fall, sem = trials.paired_difference(result, "robust_error", **PAIR, **{axis: (here, there)})
+        if float(fall) > max(2 * float(sem), greatest / 10):
+            found.append(f"{float(fall):.3f} (s.e. {float(sem):.3f}) from {here:g} to {there:g}")
+    return found

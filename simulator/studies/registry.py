@@ -1,5 +1,6 @@
 """The studies by name, and those of the user's own files."""
 
+import difflib
 import importlib.util
 import sys
 from pathlib import Path
@@ -66,8 +67,9 @@ def find(name: str) -> Study:
         return STUDIES[name]
     file, separator, attribute = name.rpartition(":")
     if not separator:
+        alike = "".join(f" (did you mean {one}?)" for one in difflib.get_close_matches(name, STUDIES, 1))
         raise SettingsError(
-            f"there is no study {name!r}; the studies are {', '.join(STUDIES)}, "
+            f"there is no study {name!r}{alike}; the studies are {', '.join(STUDIES)}, "
             "or give your own as path/to/file.py:name"
         )
     return _load(Path(file), attribute)

@@ -93,7 +93,7 @@ def _continue(study, settings, grid: sweep.Grid, seed: int, path: Path, attribut
 
 def _note_compilation(path: Path, planned: Plan) -> None:
     before = store.attributes(path)["compile_seconds"]
-    store.annotate(path, {"compile_seconds": before + sum(program.compile_seconds for program in planned.programs)})
+    store.annotate(path, {"compile_seconds": before + planned.compile_seconds})
 
 
 def _fixed(study: Study, settings: Settings, grid: sweep.Grid, seed: int) -> xr.Dataset:

@@ -76,6 +76,14 @@ class Study:
     numbers: int = field(default=1)
     """Raise this whenever a change of the code changes the study's numbers: older stores are then refused."""
 
+    def comparable(self, result: xr.Dataset) -> tuple[Published, ...]:
+        """The published curves at coordinates that a result has: the others are of another setting."""
+
+        def has(name: str, value: Any) -> bool:
+            return name in result.dims and value in result[name].values
+
+        return tuple(curve for curve in self.published if all(has(*at) for at in curve.at.items()))
+
     def in_columns(self, result: xr.Dataset, columns: int) -> Figure:
         """Its figure with so many panels side by side: one for the column of a paper, at its natural size.
 
@@ -86,4 +94,4 @@ class Study:
             raise SettingsError(f"the figure of {self.name} has one arrangement: leave out --columns")
         if columns < 1:
             raise SettingsError(f"columns is {columns}: give at least 1")
-        return figure(result, self.published, columns=columns)
+        return figure(result, self.comparable(result), columns=columns)
