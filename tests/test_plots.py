@@ -476,6 +476,9 @@ def test_errors_stand_in_as_many_columns_as_asked_for(columns):
     assert len(figure.axes) == len(drawn.axes)
     # Broken into lines, every panel needs its title; one line per task has them at its top.
     assert len([axes for axes in figure.axes if axes.get_title()]) == (len(figure.axes) if columns < 5 else 5)
+    # Whose row it is stands at the left of every line.
+    first = [axes for axes in figure.axes if axes.get_subplotspec().colspan.start == 0]
+    assert {axes.get_ylabel() for axes in first} == set(result["task"].values)
     narrow = figure.get_size_inches()[0]
     assert narrow <= 3.4 or columns > 1
 

@@ -68,6 +68,10 @@ def _complete(chosen: Axes, panels: list[Axes]) -> None:
     line = [axes for axes, at in mates if at.rowspan.start == place.rowspan.start]
     if not chosen.get_title():
         chosen.set_title(column[0].get_title())
+    if _is_map(chosen) and not _bars(chosen):
+        # The bar at the end of the line says what is mapped.
+        said = [bar.get_ylabel().replace("\n", " ") for axes in line for bar in _bars(axes)]
+        chosen.set_title("\n".join([*said[:1], chosen.get_title()]))
     if not chosen.get_xlabel():
         chosen.set_xlabel(column[-1].get_xlabel())
     # The axis of a map says other things than that of curves.

@@ -273,7 +273,7 @@ def _remarks(result: xr.Dataset) -> list[str]:
     where = f"k = {int(result['k'].values[-1])}, " if int(result["k"].values[-1]) else ""
     return [
         "Not explained by the radii of the spheres, which are not published: the difference is there for every value "
-        "of `inner`. It is one of how large the threat is against the margin: robust errors over radii of "
+        "of `inner`. What matters is how large the threat is against the margin: robust errors over radii of "
         f"{radii} ({where}margin = {result['margin'].values[-1]:g}) are {'; '.join(rows)}."
     ]
 

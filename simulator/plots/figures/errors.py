@@ -25,6 +25,8 @@ PANELS = {
     "certified_error": "certified error",
     "unstable": "unstable neurons at the end\n(share, test examples)",
 }
+SMALL = 0.02
+"""Errors below are drawn on the scale of this one."""
 
 
 def errors(
@@ -67,7 +69,8 @@ def errors(
             for axes in line[len(panels) + 1 :]:
                 axes.remove()
             if len(places) > 1:
-                line[0].set_ylabel(", ".join(map(_named, place, place.values())))
+                for axes in line[: len(panels) + 1 : columns]:
+                    axes.set_ylabel(", ".join(map(_named, place, place.values())))
         legend = {
             label: handle
             for axes in grid[:, 0]
@@ -118,7 +121,8 @@ def _errors(axes: Axes, row: xr.Dataset, along: str, variable: str, published_cu
             curve(axes, defence, row[along].values, mean.values, uncertainty(own, variable).values)
     theory(axes, row, row[along].values, variable)
     low, high = axes.get_ylim()
-    axes.set_ylim(min(-0.01, low), high + 0.03 * (high - min(0, low)))
+    high = max(high, SMALL)  # errors of nearly 0 look like it
+    axes.set_ylim(min(-min(0.01, 0.05 * high), low), high + 0.03 * (high - min(0, low)))
     _label(axes, row, along)
 
 
