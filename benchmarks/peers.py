@@ -10,9 +10,16 @@ Needs the extra: pip install -e '.[benchmarks]'.  Peers:
 
 The peers train d-100-2 networks with cross-entropy, ours d-100-1 ones: the same loss of the margin, which is checked on
 shared weights first.  In every round each contender runs once, in a process of its own, on all cores; a ratio compares
-the two runs of one round, and the medians are printed with the smallest and largest.  A step of a peer costs the same
-all along, so some steps of some configurations stand for all (`--peer-steps`, 4 radii); ours runs all 128
-configurations, its time per step is that of `--steps` steps, and compiling is counted once for 500 steps.
+the two runs of one round, and the medians are printed with the smallest and largest.  Some steps of some configurations
+of a peer stand for all (`--peer-steps`, 4 radii); ours runs all 128 configurations, its time per step is that of
+`--steps` steps, and compiling is counted once for 500 steps.
+
+A step of ours and of torch costs the same all along and whatever the data.  `convex_adversarial` works on the unstable
+neurons alone, so that its steps depend on the data (`--margin`, `--noise`), on the radius and on how far training has
+come: the first ones, which are timed unless `--peer-steps` says 500, are the dearest where training makes neurons
+stable.
+
+`--device cuda` runs the peers on an accelerator, where ours runs by itself if JAX has it.
 """
 
 import argparse
@@ -21,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,12 +38,28 @@ PEERS = {"torch-loop": "adversarial", "torch-batched": "adversarial", "convex_ad
 """Peer -> the method of ours that does the same."""
 
 
-def data(seed: int):
+class Conditions(NamedTuple):
+    """Of a run."""
+
+    device: str = "cpu"
+    margin: float = 6.0
+    noise: float = 1.0
+
+    def words(self) -> list[str]:
+        """As options of a command."""
+        return ["--device", self.device, *self.of_data()]
+
+    def of_data(self) -> list[str]:
+        """Those that `sweep.py` has too."""
+        return ["--margin", str(self.margin), "--noise", str(self.noise)]
+
+
+def data(seed: int, given: Conditions):
     """The linearly separable data of the task, by NumPy: for times it is enough that the law is the same."""
     draw = np.random.default_rng(seed)
     y = draw.integers(0, 2, EXAMPLES)
-    x = draw.standard_normal((EXAMPLES, DIM)).astype(np.float32)
-    x[:, 0] = 6 * (2 * y - 1)
+    x = (given.noise * draw.standard_normal((EXAMPLES, DIM))).astype(np.float32)
+    x[:, 0] = given.margin * (2 * y - 1)
     return x, y
 
 
@@ -44,6 +68,15 @@ def torch_network():
     import torch
 
     return torch.nn.Sequential(torch.nn.Linear(DIM, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 2))
+
+
+def time_on(device: str) -> float:
+    """The time when all work given to the device so far is done."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def torch_pgd(loss, x, radius):
@@ -60,14 +93,14 @@ def torch_pgd(loss, x, radius):
     return delta.detach()
 
 
-def torch_loop(steps: int) -> float:
+def torch_loop(steps: int, given: Conditions) -> float:
     """Seconds per step and configuration."""
     import torch
     from torch.nn.functional import cross_entropy
 
     def train(epsilon: float) -> None:
-        x, y = (torch.from_numpy(part) for part in data(0))
-        network = torch_network()
+        x, y = (torch.from_numpy(part).to(given.device) for part in data(0, given))
+        network = torch_network().to(given.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
         for _ in range(steps):
             delta = torch_pgd(lambda points: cross_entropy(network(points), y, reduction="sum"), x, epsilon)
@@ -75,21 +108,22 @@ def torch_loop(steps: int) -> float:
             cross_entropy(network(x + delta), y).backward()
             optimizer.step()
 
-    began = time.perf_counter()
+    began = time_on(given.device)
     for epsilon in SAMPLED_RADII:
         train(epsilon)
-    return (time.perf_counter() - began) / (steps * len(SAMPLED_RADII))
+    return (time_on(given.device) - began) / (steps * len(SAMPLED_RADII))
 
 
-def torch_batched(steps: int) -> float:
+def torch_batched(steps: int, given: Conditions) -> float:
     """Seconds per step and configuration, all configurations at once."""
     import torch
 
     count = SEEDS * RADII
+    torch.set_default_device(given.device)
     radius = torch.linspace(0.1, 1.6, RADII).repeat(SEEDS)[:, None, None]
-    sets = [data(seed) for seed in range(SEEDS)]
-    x = torch.from_numpy(np.stack([x for x, _ in sets])).repeat_interleave(RADII, 0)
-    sign = torch.from_numpy(np.stack([2 * y - 1 for _, y in sets])).repeat_interleave(RADII, 0).float()
+    sets = [data(seed, given) for seed in range(SEEDS)]
+    x = torch.from_numpy(np.stack([x for x, _ in sets])).to(given.device).repeat_interleave(RADII, 0)
+    sign = torch.from_numpy(np.stack([2 * y - 1 for _, y in sets])).to(given.device).repeat_interleave(RADII, 0).float()
     reach = DIM**-0.5
     first = ((2 * torch.rand(count, DIM, WIDTH) - 1) * reach).requires_grad_()
     bias = ((2 * torch.rand(count, 1, WIDTH) - 1) * reach).requires_grad_()
@@ -101,31 +135,31 @@ def torch_batched(steps: int) -> float:
         return torch.nn.functional.softplus(-sign * outputs)
 
     optimizer = torch.optim.Adam([first, bias, last, offset], lr=1e-3)
-    began = time.perf_counter()
+    began = time_on(given.device)
     for _ in range(steps):
         delta = torch_pgd(lambda points: losses(points).sum(), x, radius)
         optimizer.zero_grad()
         losses(x + delta).mean(1).sum().backward()
         optimizer.step()
-    return (time.perf_counter() - began) / (steps * count)
+    return (time_on(given.device) - began) / (steps * count)
 
 
-def convex_adversarial_loop(steps: int) -> float:
+def convex_adversarial_loop(steps: int, given: Conditions) -> float:
     """Seconds per step and configuration."""
     import torch
     from convex_adversarial import robust_loss
 
-    began = time.perf_counter()
+    began = time_on(given.device)
     for epsilon in SAMPLED_RADII:
-        x, y = (torch.from_numpy(part) for part in data(0))
-        network = torch_network()
+        x, y = (torch.from_numpy(part).to(given.device) for part in data(0, given))
+        network = torch_network().to(given.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
         for _ in range(steps):
             optimizer.zero_grad()
             loss, _ = robust_loss(network, epsilon, x, y, norm_type="l2")
             loss.backward()
             optimizer.step()
-    return (time.perf_counter() - began) / (steps * len(SAMPLED_RADII))
+    return (time_on(given.device) - began) / (steps * len(SAMPLED_RADII))
 
 
 RUN = {"torch-loop": torch_loop, "torch-batched": torch_batched, "convex_adversarial": convex_adversarial_loop}
@@ -139,7 +173,7 @@ def check_losses() -> dict[str, tuple[float, float]]:
 
     from simulator import losses, networks, threats
 
-    x, y = data(0)
+    x, y = data(0, Conditions())
     network, epsilon = torch_network(), 0.6
     pairs = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in (network[0], network[2])]
     ours, points, labels = networks.from_weights(pairs), torch.from_numpy(x), torch.from_numpy(y)
@@ -163,16 +197,16 @@ def in_its_own_process(*arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def one_round(steps: int, peer_steps: int) -> dict[str, dict[str, float]]:
+def one_round(steps: int, peer_steps: int, given: Conditions) -> dict[str, dict[str, float]]:
     """Every contender once: seconds of the whole task, and for ours the time to compile."""
     whole = FULL_STEPS * SEEDS * RADII
     found = {}
     for method in dict.fromkeys(PEERS.values()):
-        ours = in_its_own_process("sweep.py", method, "--steps", str(steps), "--json")
+        ours = in_its_own_process("sweep.py", method, "--steps", str(steps), "--json", *given.of_data())
         run = ours["run_s"] / (steps * ours["configurations"]) * whole
         found[method] = {"seconds": run, "compile_s": ours["compile_s"]}
     for peer in PEERS:
-        each = in_its_own_process("peers.py", "--only", peer, "--peer-steps", str(peer_steps))
+        each = in_its_own_process("peers.py", "--only", peer, "--peer-steps", str(peer_steps), *given.words())
         found[peer] = {"seconds": each["seconds"] * whole}
     return found
 
@@ -204,18 +238,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200, help="of ours, timed in each round")
     parser.add_argument("--peer-steps", type=int, default=40)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the peers")
+    parser.add_argument("--margin", type=float, default=6.0, help="of the data")
+    parser.add_argument("--noise", type=float, default=1.0, help="of the data")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--only", choices=RUN, help="time one peer in this process: seconds per step of a network")
     given = parser.parse_args()
+    conditions = Conditions(given.device, given.margin, given.noise)
     if given.only:
         # Once unmeasured: a first step is slower.
-        RUN[given.only](1)
-        print(
-            json.dumps({"seconds": RUN[given.only](max(1, given.peer_steps // (8 if "batched" in given.only else 1)))})
-        )
+        RUN[given.only](1, conditions)
+        steps = max(1, given.peer_steps // (8 if "batched" in given.only else 1))
+        print(json.dumps({"seconds": RUN[given.only](steps, conditions)}))
         return
     agreed = check_losses()
-    rows = report([one_round(given.steps, given.peer_steps) for _ in range(given.rounds)])
+    rows = report([one_round(given.steps, given.peer_steps, conditions) for _ in range(given.rounds)])
     if given.json:
         print(json.dumps({"rows": rows, "losses": agreed}))
         return

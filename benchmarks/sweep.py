@@ -5,8 +5,9 @@
 METHOD is adversarial, coap, crown-ibp or ibp.  The task: linearly separable data in d = 100 dimensions, n = 200
 examples, one hidden layer of 100, full batch, Adam, 500 steps, 16 radii x 8 seeds, l2, float32; adversarial training
 uses PGD-10.  `gflop` is the textbook count of the matrix products (elementwise work and the output layer not counted),
-whatever the program does instead; `peak_gflops` is the best of 7 products of 2048 x 2048 matrices on all cores, in a
-process of its own.  Times of one run are comparable with each other, not with those of another hour or machine.
+whatever the program does instead; `peak_gflops` is the best of 7 products of 2048 x 2048 matrices in full precision on
+all cores, in a process of its own.  Where JAX has an accelerator, the task and the products run on that.  Times of one
+run are comparable with each other, not with those of another hour or machine.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,36 +38,36 @@ def loss_of(method: str) -> losses.Loss:
     return losses.certified(method)
 
 
-def cell(method: str, dim: int, steps: int):
+def cell(method: str, task: LinearlySeparable, steps: int):
     """Train one network; returns its last loss."""
     recipe = train.Recipe(1e-3, epochs=steps, optimizer="adam")
 
     def run(coords, key):
         data_key, init_key, batch_key = jr.split(key, 3)
-        x, y = LinearlySeparable(dim).sample(data_key, EXAMPLES)
-        start = networks.mlp(init_key, dim, (WIDTH,), outputs=1)
+        x, y = task.sample(data_key, EXAMPLES)
+        start = networks.mlp(init_key, task.dim, (WIDTH,), outputs=1)
         fit = train.fit(batch_key, start, x, y, threats.L2(coords["epsilon"]), loss_of(method), recipe)
         return {"loss": fit.history["loss"][-1], "diverged": fit.diverged}
 
     return run
 
 
-def measure(method: str, steps: int, dim: int, radii: tuple[float, ...], seeds: int) -> dict:
+def measure(method: str, steps: int, task: LinearlySeparable, radii: tuple[float, ...], seeds: int) -> dict:
     """Compile the sweep, run it once, and report."""
     grid = sweep.Grid({"epsilon": radii}, trials=seeds)
     configurations = grid.cells
-    program = sweep.compile_block(grid, cell(method, dim, steps), {}, configurations)
+    program = sweep.compile_block(grid, cell(method, task, steps), {}, configurations)
     rows = grid.rows({})
     began = time.perf_counter()
     values = program(jr.key(0), rows)
     seconds = time.perf_counter() - began
     if values["diverged"].any():
         raise SystemExit(f"{method}: {values['diverged'].sum()} of {configurations} configurations diverged")
-    gflop = PRODUCTS[method] * 2 * EXAMPLES * dim * WIDTH * steps * configurations / 1e9
+    gflop = PRODUCTS[method] * 2 * EXAMPLES * task.dim * WIDTH * steps * configurations / 1e9
     return {
         "method": method,
         "steps": steps,
-        "dim": dim,
+        "dim": task.dim,
         "configurations": configurations,
         "run_s": round(seconds, 3),
         "compile_s": round(program.compile_seconds, 3),
@@ -77,12 +79,12 @@ def measure(method: str, steps: int, dim: int, radii: tuple[float, ...], seeds: 
 def peak_gflops(size: int = 2048, repeats: int = 7) -> float:
     """The rate of the best of some float32 matrix products on all cores."""
     a = jr.normal(jr.key(0), (size, size), jnp.float32)
-    product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
+    product = jax.jit(partial(jnp.dot, precision="highest"))
+    product(a, a).block_until_ready()
     best = float("inf")
     for _ in range(repeats):
         began = time.perf_counter()
-        product(a).block_until_ready()
+        product(a, a).block_until_ready()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best / 1e9
 
@@ -100,6 +102,8 @@ def main() -> None:
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--dim", type=int, default=100)
+    parser.add_argument("--margin", type=float, default=6.0, help="of the data")
+    parser.add_argument("--noise", type=float, default=1.0, help="of the data")
     parser.add_argument("--radii", type=int, default=16, help="how many radii, from 0.1 on")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
@@ -107,7 +111,8 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", studies.cores())
     peak = peak_in_its_own_process()
     radii = tuple(round(0.1 + 1.5 * i / max(1, given.radii - 1), 6) for i in range(given.radii))
-    found = measure(given.method, given.steps, given.dim, radii, given.seeds) | {"peak_gflops": round(peak, 1)}
+    task = LinearlySeparable(given.dim, given.margin, given.noise)
+    found = measure(given.method, given.steps, task, radii, given.seeds) | {"peak_gflops": round(peak, 1)}
     if given.json:
         print(json.dumps(found))
         return

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -424,6 +425,17 @@ def test_a_layout_has_about_twenty_chunks_that_employ_every_device(trials, devic
     assert count >= min(17, 50 * trials // devices // 2)
     assert layout.rows[0] >= min(devices, 50 * trials)
     assert max(one.layout(devices, most=7).rows) <= 7
+    assert one.layout(devices, least=512).rows[0] == max(min(512, 50 * trials), layout.rows[0])
+    assert max(one.layout(devices, most=7, least=512).rows) <= 7
+
+
+@pytest.mark.parametrize(("platform", "rows"), [("cpu", 40), ("gpu", 800)])
+def test_an_accelerator_gets_all_rows_of_a_small_block_at_once(platform, rows, monkeypatch):
+    """400 radii x 2 trials: in about 20 chunks on processors."""
+    device = SimpleNamespace(platform=platform)
+    monkeypatch.setattr(program.jax, "devices", lambda: [device, device])
+    one = sweep.Grid({"x": tuple(range(400))}, trials=2)
+    assert one.layout(2, least=sweep.filling()).rows == (rows,)
 
 
 def test_a_million_cells_are_cut_without_listing_them():

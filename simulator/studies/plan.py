@@ -147,13 +147,14 @@ def plan(
 ) -> Plan:
     """Cut the grid into chunks and compile every block that has one left to run.
 
-    Without a `layout` the chunks are as large as about 20 of them a block make them, and smaller where a program would
-    not fit in memory otherwise.  Raises `GridError` if the run cannot fit in memory whatever the chunks.
+    Without a `layout` the chunks are as large as about 20 of them a block make them, larger where that would leave an
+    accelerator idle, and smaller where a program would not fit in memory otherwise.  Raises `GridError` if the run
+    cannot fit in memory whatever the chunks.
     """
     grid, cell = grid_of(study, settings), study.cell(settings)
     most, began = _most_rows(cell), time.perf_counter()
     while True:
-        cut = grid.layout(sweep.devices(), most) if layout is None else layout
+        cut = grid.layout(sweep.devices(), most, sweep.filling()) if layout is None else layout
         chunks = [chunk for chunk in grid.chunks(cut) if not saved(chunk)]
         left = [chunk.block for chunk in chunks]
         blocks = [(block, rows) for block, rows in zip(grid.blocks(), cut.rows, strict=True) if block in left]

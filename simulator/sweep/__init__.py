@@ -52,6 +52,7 @@ from simulator.sweep.program import (
     Staged,
     compile_block,
     devices,
+    filling,
     outputs_of,
     program_of,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "compile_block",
     "devices",
     "empty",
+    "filling",
     "outputs_of",
     "program_of",
     "rows_of",

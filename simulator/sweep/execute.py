@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from simulator.sweep.grid import Box, Chunk, Coords, Grid, GridError
 from simulator.sweep.hosted import HostedProgram
-from simulator.sweep.program import Cell, Program, devices, program_of
+from simulator.sweep.program import Cell, Program, devices, filling, program_of
 
 STATUSES = ("ok", "not_run", "diverged", "failed")
 """What may have become of a cell."""
@@ -179,7 +179,7 @@ def empty(grid: Grid, outputs: Mapping[str, jax.ShapeDtypeStruct]) -> xr.Dataset
 
 def run(grid: Grid, cell: Cell, key: PRNGKeyArray, tick: Callable[[int], None] = lambda cells: None) -> xr.Dataset:
     """Compile and run the whole grid in memory; failures are listed in the attribute `failures`."""
-    layout = grid.layout(devices())
+    layout = grid.layout(devices(), least=filling())
     result: xr.Dataset | None = None
     program: Program | HostedProgram | None = None
     for chunk in grid.chunks(layout):

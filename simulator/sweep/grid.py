@@ -170,10 +170,14 @@ class Grid:
         """The coordinates of a row: "trial" and the leaf axes."""
         return {name: self.value(name, at) for name, at in zip(("trial", *self.leaves), row, strict=True)}
 
-    def layout(self, devices: int, most: int | None = None) -> Layout:
-        """Cut every block into about `CHUNKS` chunks, none of more than `most` rows, each enough for all devices."""
+    def layout(self, devices: int, most: int | None = None, least: int = 1) -> Layout:
+        """Cut every block into about `CHUNKS` chunks, each enough for all devices.
+
+        They have room for `least` rows where the block has as many, and never more than `most`.
+        """
         counts = [self.count(block) for block in self.blocks()]
-        rows = [min(devices * max(1, -(-count // (CHUNKS * devices))), most or count) for count in counts]
+        even = [devices * max(1, -(-count // (CHUNKS * devices))) for count in counts]
+        rows = [min(max(share, min(least, count)), most or count) for share, count in zip(even, counts, strict=True)]
         return Layout(
             self._extents(min((r for r, count in zip(rows, counts, strict=True) if count), default=1)), (*rows,)
         )

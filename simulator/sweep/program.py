@@ -29,6 +29,9 @@ CACHE_BYTES = 1 << 17
 MOST_AT_ONCE = 512
 """Rows vectorised at once at most."""
 
+FILLING = 512
+"""Rows of a chunk that an accelerator should get at least: a few take it nearly as long as a hundred."""
+
 COMPILER_OPTIONS: dict[str, bool | int | float | str] = {
     "xla_backend_optimization_level": 2,
     "xla_cpu_prefer_vector_width": 512,
@@ -118,6 +121,15 @@ class Program:
 def devices() -> int:
     """Devices the rows are split over: all of this process, or of all processes that were joined."""
     return len(jax.devices())
+
+
+def filling() -> int:
+    """Rows a chunk should have at least, where its block has as many, to keep all devices busy."""
+    return devices() if _on_processors() else devices() * FILLING
+
+
+def _on_processors() -> bool:
+    return jax.devices()[0].platform == "cpu"
 
 
 def _mesh():
@@ -240,8 +252,7 @@ def _bytes(shaped) -> int:
 
 def _at_once(largest: int, share: int) -> int:
     """Rows a device vectorises, from the largest array of one row; never more than its share of a chunk."""
-    platform = jax.devices()[0].platform
-    most = CACHE_BYTES // max(1, largest) if platform == "cpu" else MOST_AT_ONCE
+    most = CACHE_BYTES // max(1, largest) if _on_processors() else MOST_AT_ONCE
     return max(1, min(most, share, MOST_AT_ONCE))
 
 
