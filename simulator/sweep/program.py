@@ -29,9 +29,6 @@ CACHE_BYTES = 1 << 17
 MOST_AT_ONCE = 512
 """Rows vectorised at once at most."""
 
-FILLING = 512
-"""Rows of a chunk that an accelerator should get at least: seven take it a third of the time of 128."""
-
 COMPILER_OPTIONS: dict[str, bool | int | float | str] = {
     "xla_backend_optimization_level": 2,
     "xla_cpu_prefer_vector_width": 512,
@@ -124,8 +121,11 @@ def devices() -> int:
 
 
 def filling() -> int:
-    """Rows a chunk should have at least, where its block has as many, to keep all devices busy."""
-    return devices() if _on_processors() else devices() * FILLING
+    """Rows a chunk should have at least, where its block has as many, to keep all devices busy.
+
+    An accelerator takes as many as it may vectorise: seven cost one a third of the time of 128.
+    """
+    return devices() if _on_processors() else devices() * MOST_AT_ONCE
 
 
 def _on_processors() -> bool:
